@@ -1,0 +1,399 @@
+"""The engine's public entry: labels for conformers of a molecule, from arrays to arrays."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from qmgen.dft.basis import Basis, build_basis
+from qmgen.dft.config import DFTConfig
+from qmgen.dft.functionals import get_functional
+from qmgen.dft.grid import GridTable, grid_size, grid_table
+from qmgen.dft.guess import minao_density
+from qmgen.dft.integrals import IntegralEngine, Integrals, libcint_integrals
+from qmgen.dft.orbitals import OrbitalTable, orbital_table
+from qmgen.dft.precision import double_precision
+from qmgen.dft.properties import dipole_moment, mulliken_charges, nuclear_repulsion
+from qmgen.dft.quadrature import place_orbitals
+from qmgen.dft.scf import Hamiltonian, SCFResult, solve_scf, symmetric_orthogonaliser
+from qmgen.dft.two_electron import packed_size, supermatrix
+from qmgen.errors import UnsupportedMoleculeError
+
+# Smallest eigenvalue of the overlap below which the basis counts as linearly dependent: the
+# orbitals' coefficients then carry rounding errors above the accuracy that is promised.
+LINEAR_DEPENDENCE = 1e-9
+# Largest memory that one conformer's integrals and supermatrix may take, bytes.
+MAX_BYTES_PER_CONFORMER = 8 * 2**30
+# Points a block of the grid: orbitals and gradients of 60 orbitals on it fill about 2 MB, a
+# core's second-level cache.
+GRID_BLOCK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class ConformerLabels:
+    """Labels of a molecule's conformers; atomic units unless the name says otherwise.
+
+    Attributes
+    ----------
+    energy, nuclear_repulsion
+        Total energy, and the part of it between nuclei, Hartree.
+    homo, lumo, gap
+        Frontier orbital energies and their difference, Hartree; NaN where there is no virtual
+        orbital.
+    orbital_energies
+        All orbital energies in ascending order, Hartree.
+    dipole
+        About the coordinates' origin, elementary charge times Bohr.
+    mulliken_charges
+        Elementary charges.
+    converged, iterations, attempts
+        Whether the SCF converged, in how many cycles, at which attempt (2 is the one with level
+        shift and damping).
+    energy_change
+        Of the last SCF cycle, Hartree.
+    std_ev
+        Standard deviation of the last five SCF energies, eV; QM1B's measure of convergence.
+    density
+        Density matrices, e.g. to start a neighbouring conformer from.
+    smallest_overlap_eigenvalue
+        How far the basis is from linear dependence.
+    """
+
+    energy: Float[np.ndarray, " nconf"]
+    nuclear_repulsion: Float[np.ndarray, " nconf"]
+    homo: Float[np.ndarray, " nconf"]
+    lumo: Float[np.ndarray, " nconf"]
+    gap: Float[np.ndarray, " nconf"]
+    orbital_energies: Float[np.ndarray, "nconf nao"]
+    dipole: Float[np.ndarray, "nconf 3"]
+    mulliken_charges: Float[np.ndarray, "nconf nat"]
+    converged: Bool[np.ndarray, " nconf"]
+    iterations: Int[np.ndarray, " nconf"]
+    attempts: Int[np.ndarray, " nconf"]
+    energy_change: Float[np.ndarray, " nconf"]
+    std_ev: Float[np.ndarray, " nconf"]
+    density: Float[np.ndarray, "nconf nao nao"]
+    smallest_overlap_eigenvalue: Float[np.ndarray, " nconf"]
+
+
+@dataclass(frozen=True)
+class ProgramShape:
+    """Sizes that a compiled program depends on; molecules that share them share the program."""
+
+    natoms: int
+    nshell: int
+    nprim: int
+    max_l: int
+    nao: int
+    npoints: int
+
+
+class _MoleculeTables(eqx.Module):
+    """Padded arrays of a molecule that its conformers share."""
+
+    charges: Float[Array | np.ndarray, " nat"]
+    orbitals: OrbitalTable
+    grid: GridTable | None
+    real_orbital: Bool[Array | np.ndarray, " nao"]
+    noccupied: Int[Array | np.ndarray, ""]
+    level_shift: Float[Array | np.ndarray, ""]
+    damping: Float[Array | np.ndarray, ""]
+
+
+class _ConformerArrays(eqx.Module):
+    """Padded arrays of each conformer of a batch."""
+
+    positions: Float[Array | np.ndarray, "*nconf nat 3"]
+    integrals: Integrals
+    initial_density: Float[Array | np.ndarray, "*nconf nao nao"]
+
+
+class _RawLabels(eqx.Module):
+    scf: SCFResult
+    nuclear_repulsion: Float[Array, "*nconf"]
+    dipole: Float[Array, "*nconf 3"]
+    mulliken_charges: Float[Array, "*nconf nat"]
+    smallest_overlap_eigenvalue: Float[Array, "*nconf"]
+
+
+def program_shape(atomic_numbers: Int[np.ndarray, " nat"], config: DFTConfig) -> ProgramShape:
+    """Padded sizes of a molecule's program.
+
+    Raises
+    ------
+    UnknownBasisError, MissingElementError, UnsupportedMoleculeError
+        As `qmgen.dft.basis.build_basis`.
+    """
+    return _shape_of(build_basis(atomic_numbers, config.basis), config)
+
+
+def _shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
+    uses_grid = bool(get_functional(config.functional).terms)
+    points = grid_size(basis.atomic_numbers, config.grid_level) if uses_grid else 0
+    return ProgramShape(
+        natoms=_round_up(len(basis.atomic_numbers), 4),
+        # One more, so that there is an empty shell for padded orbitals to point at.
+        nshell=_round_up(len(basis.shell_l) + 1, 8),
+        nprim=basis.exponents.shape[1],
+        max_l=basis.max_l,
+        nao=_round_up(basis.nao, 8),
+        npoints=_round_up(points, 2 * GRID_BLOCK),
+    )
+
+
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def label_conformers(
+    atomic_numbers: Int[np.ndarray, " nat"],
+    positions: Float[np.ndarray, "nconf nat 3"],
+    config: DFTConfig | None = None,
+    *,
+    charge: int = 0,
+    initial_density: Float[np.ndarray, "nconf nao nao"] | None = None,
+    batch_size: int | None = None,
+    integral_engine: IntegralEngine = libcint_integrals,
+) -> ConformerLabels:
+    """Label conformers of one closed-shell molecule by restricted Kohn-Sham or Hartree-Fock.
+
+    A conformer's labels do not depend on the others that are given with it. One that does not
+    converge is tried once more with level shift and damping; ``converged`` tells the outcome.
+
+    Parameters
+    ----------
+    atomic_numbers
+        Nuclear charges.
+    positions
+        Of the nuclei, Bohr.
+    config
+        Level of theory; B3LYP/STO-3G on grid level 3 by default.
+    charge
+        Of the molecule, elementary charges.
+    initial_density
+        Densities to start from instead of the ``minao`` guess.
+    batch_size
+        Conformers a program runs side by side; by default 1 on a CPU, where each then stops at
+        its own convergence, and 32 on accelerators.
+    integral_engine
+        Where integrals come from.
+
+    Raises
+    ------
+    UnsupportedMoleculeError
+        Open shells (an odd number of electrons), effective core potentials, or integrals beyond
+        `MAX_BYTES_PER_CONFORMER`.
+    UnknownBasisError, MissingElementError
+        As `qmgen.dft.basis.build_basis`.
+    """
+    config = DFTConfig() if config is None else config
+    atomic_numbers = np.asarray(atomic_numbers, np.int32)
+    positions = np.asarray(positions, np.float64)
+    nelectron = int(atomic_numbers.sum()) - charge
+    if nelectron % 2 or nelectron <= 0:
+        raise UnsupportedMoleculeError(
+            f"{nelectron} electrons: only closed shells can be labelled yet"
+        )
+    basis = build_basis(atomic_numbers, config.basis)
+    if nelectron // 2 > basis.nao:
+        raise UnsupportedMoleculeError(
+            f"{nelectron} electrons do not fit into the {basis.nao} orbitals of {config.basis}"
+        )
+    shape = _shape_of(basis, config)
+    check_memory(shape)
+    if batch_size is None:
+        batch_size = 1 if jax.default_backend() == "cpu" else 32
+    batch_size = min(batch_size, len(positions))
+
+    def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> _RawLabels:
+        tables = _molecule_tables(
+            basis, shape, config, nelectron // 2, level_shift=level_shift, damping=damping
+        )
+        chunks = []
+        for members in _chunks(which, batch_size):
+            arrays = _conformer_arrays(
+                basis, shape, positions[members], initial_density, members, integral_engine
+            )
+            chunks.append(jax.device_get(_label_batch(config, tables, arrays)))
+        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+        # The last chunk was filled up with repeats.
+        return jax.tree.map(lambda leaf: leaf[: len(which)], stacked)
+
+    with double_precision():
+        raw = run(np.arange(len(positions)), 0.0, 0.0)
+        attempts = np.ones(len(positions), np.int8)
+        failed = np.flatnonzero(~raw.scf.converged)
+        if len(failed) and (config.level_shift or config.damping):
+            second = run(failed, config.level_shift, config.damping)
+            raw = jax.tree.map(partial(_replace_rows, failed), raw, second)
+            attempts[failed] = 2
+    return _unpad(basis, nelectron // 2, raw, attempts)
+
+
+def check_memory(shape: ProgramShape) -> None:
+    """Raise `UnsupportedMoleculeError` where a conformer's integrals would not fit."""
+    npair = shape.nao * (shape.nao + 1) // 2
+    needed = 8 * (packed_size(shape.nao) + npair * npair)
+    if needed > MAX_BYTES_PER_CONFORMER:
+        raise UnsupportedMoleculeError(
+            f"{shape.nao} orbitals: the exact two-electron integrals of a conformer need "
+            f"{needed / 2**30:.0f} GiB, more than the {MAX_BYTES_PER_CONFORMER / 2**30:.0f} GiB "
+            "that are allowed; use a smaller basis"
+        )
+
+
+def _chunks(which: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " size"]]:
+    for start in range(0, len(which), size):
+        members = which[start : start + size]
+        yield np.pad(members, (0, size - len(members)), mode="edge")
+
+
+def _replace_rows(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    result = first.copy()
+    result[rows] = second
+    return result
+
+
+def _molecule_tables(
+    basis: Basis,
+    shape: ProgramShape,
+    config: DFTConfig,
+    noccupied: int,
+    *,
+    level_shift: float,
+    damping: float,
+) -> _MoleculeTables:
+    z = basis.atomic_numbers
+    grid = grid_table(z, config.grid_level, shape.natoms, shape.npoints) if shape.npoints else None
+    return _MoleculeTables(
+        charges=np.pad(z.astype(np.float64), (0, shape.natoms - len(z))),
+        orbitals=orbital_table(basis, shape.nshell, shape.nao),
+        grid=grid,
+        real_orbital=np.arange(shape.nao) < basis.nao,
+        noccupied=np.asarray(noccupied, np.int32),
+        level_shift=np.asarray(level_shift, np.float64),
+        damping=np.asarray(damping, np.float64),
+    )
+
+
+def _conformer_arrays(
+    basis: Basis,
+    shape: ProgramShape,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    initial_density: Float[np.ndarray, "nall nao nao"] | None,
+    members: Int[np.ndarray, " nconf"],
+    integral_engine: IntegralEngine,
+) -> _ConformerArrays:
+    integrals = integral_engine(basis, positions)
+    if initial_density is None:
+        density = minao_density(
+            basis.atomic_numbers, basis, positions, np.asarray(integrals.overlap)
+        )
+    else:
+        density = np.asarray(initial_density, np.float64)[members]
+
+    more = shape.nao - basis.nao
+    more_eri = packed_size(shape.nao) - packed_size(basis.nao)
+
+    def pad(matrix: Array | np.ndarray) -> np.ndarray:
+        return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
+
+    overlap = pad(integrals.overlap)
+    overlap[:, range(basis.nao, shape.nao), range(basis.nao, shape.nao)] = 1.0
+    return _ConformerArrays(
+        positions=np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
+        integrals=Integrals(
+            overlap=overlap,
+            kinetic=pad(integrals.kinetic),
+            nuclear_attraction=pad(integrals.nuclear_attraction),
+            dipole=pad(integrals.dipole),
+            # Pairs of padded orbitals come after all real pairs.
+            eri=np.pad(integrals.eri, ((0, 0), (0, more_eri))),
+        ),
+        initial_density=pad(density),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _label_batch(
+    config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays
+) -> _RawLabels:
+    return jax.vmap(partial(_label_one, config, tables))(batch)
+
+
+def _label_one(
+    config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
+) -> _RawLabels:
+    functional = get_functional(config.functional)
+    integrals, positions = conformer.integrals, conformer.positions
+    hamiltonian = Hamiltonian(
+        hcore=integrals.kinetic + integrals.nuclear_attraction,
+        supermatrix=supermatrix(
+            integrals.eri, integrals.overlap.shape[0], functional.exact_exchange
+        ),
+        orbitals=None
+        if tables.grid is None
+        else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK),
+        nuclear_repulsion=nuclear_repulsion(tables.charges, positions),
+    )
+    scf = solve_scf(
+        config,
+        functional,
+        hamiltonian,
+        integrals.overlap,
+        conformer.initial_density,
+        tables.noccupied,
+        tables.real_orbital,
+        tables.level_shift,
+        tables.damping,
+    )
+    _, smallest = symmetric_orthogonaliser(integrals.overlap)
+    return _RawLabels(
+        scf=scf,
+        nuclear_repulsion=hamiltonian.nuclear_repulsion,
+        dipole=dipole_moment(scf.density, integrals.dipole, tables.charges, positions),
+        mulliken_charges=mulliken_charges(
+            scf.density, integrals.overlap, tables.charges, tables.orbitals.orbital_atom
+        ),
+        smallest_overlap_eigenvalue=jnp.asarray(smallest),
+    )
+
+
+def _unpad(
+    basis: Basis, noccupied: int, raw: _RawLabels, attempts: Int[np.ndarray, " nconf"]
+) -> ConformerLabels:
+    nao, nat = basis.nao, len(basis.atomic_numbers)
+    orbital_energies = raw.scf.mo_energy[:, :nao]
+    homo = orbital_energies[:, noccupied - 1]
+    lumo = orbital_energies[:, noccupied] if noccupied < nao else np.full_like(homo, np.nan)
+    independent = raw.smallest_overlap_eigenvalue > LINEAR_DEPENDENCE
+    return ConformerLabels(
+        energy=raw.scf.energy,
+        nuclear_repulsion=raw.nuclear_repulsion,
+        homo=homo,
+        lumo=lumo,
+        gap=lumo - homo,
+        orbital_energies=orbital_energies,
+        dipole=raw.dipole,
+        mulliken_charges=raw.mulliken_charges[:, :nat],
+        converged=raw.scf.converged & independent,
+        iterations=raw.scf.iterations.astype(np.int16),
+        attempts=attempts,
+        energy_change=raw.scf.energy_change,
+        std_ev=raw.scf.std_ev,
+        density=raw.scf.density[:, :nao, :nao],
+        smallest_overlap_eigenvalue=raw.smallest_overlap_eigenvalue,
+    )
+
+
+def select(labels: ConformerLabels, rows: Int[np.ndarray, " n"]) -> ConformerLabels:
+    """Labels of some of the conformers."""
+    return ConformerLabels(
+        **{f.name: getattr(labels, f.name)[rows] for f in dataclasses.fields(labels)}
+    )

@@ -1,0 +1,231 @@
+"""Restricted self-consistent field of one conformer, as one JAX program.
+
+Write the single case here; `qmgen.dft.label` maps it over a batch.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from qmgen.dft.config import DFTConfig
+from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
+from qmgen.dft.functionals import Functional
+from qmgen.dft.quadrature import OrbitalsOnGrid, exchange_correlation
+from qmgen.dft.two_electron import two_electron_matrix
+from qmgen.units import EV_PER_HARTREE
+
+# QM1B judges convergence by the spread of this many last energies.
+_RECENT = 5
+
+
+class Hamiltonian(NamedTuple):
+    """What the Kohn-Sham energy of a density needs, in one precision."""
+
+    hcore: Float[Array, "nao nao"]
+    supermatrix: Float[Array, "npair npair"]
+    orbitals: OrbitalsOnGrid | None
+    nuclear_repulsion: Float[Array, ""]
+
+    def astype(self, dtype: jnp.dtype) -> "Hamiltonian":
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+
+
+class SCFResult(eqx.Module):
+    """Outcome of a self-consistent field, Hartree; energies are those of ``density``.
+
+    Orbitals are ordered by energy; those of padded basis functions come last.
+    """
+
+    energy: Float[Array, ""]
+    mo_energy: Float[Array, " nao"]
+    density: Float[Array, "nao nao"]
+    converged: Bool[Array, ""]
+    iterations: Int[Array, ""]
+    energy_change: Float[Array, ""]
+    std_ev: Float[Array, ""]
+
+
+class _State(NamedTuple):
+    density: Float[Array, "nao nao"]
+    fock: Float[Array, "nao nao"]
+    previous_input: Float[Array, "nao nao"]
+    diis: DIISState
+    energy: Float[Array, ""]
+    energy_change: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    recent_energies: Float[Array, " recent"]
+    iterations: Int[Array, ""]
+
+
+def fock_and_energy(
+    functional: Functional, hamiltonian: Hamiltonian, density: Float[Array, "nao nao"]
+) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
+    """Fock (Kohn-Sham) matrix and total energy of a closed-shell density matrix, Hartree."""
+    two_electron = two_electron_matrix(hamiltonian.supermatrix, density)
+    energy = hamiltonian.nuclear_repulsion + jnp.sum(
+        density * (hamiltonian.hcore + 0.5 * two_electron)
+    )
+    fock = hamiltonian.hcore + two_electron
+    if hamiltonian.orbitals is not None:
+        xc_energy, xc_matrix = exchange_correlation(functional, hamiltonian.orbitals, density)
+        fock, energy = fock + xc_matrix, energy + xc_energy
+    return fock, energy
+
+
+def symmetric_orthogonaliser(
+    overlap: Float[Array, "nao nao"],
+) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
+    """Löwdin's S^(-1/2), and the smallest eigenvalue of S that says how well it is defined."""
+    s, U = jnp.linalg.eigh(overlap)
+    return (U / jnp.sqrt(s)) @ U.T, s[0]
+
+
+def diagonalise(
+    fock: Float[Array, "nao nao"],
+    orthogonaliser: Float[Array, "nao nao"],
+    real_orbital: Bool[Array, " nao"],
+) -> tuple[Float[Array, " nao"], Float[Array, "nao nao"]]:
+    """Orbital energies and coefficients; padded basis functions come last and don't mix in."""
+    F = orthogonaliser @ fock @ orthogonaliser
+    # No eigenvalue exceeds the largest row sum (Gershgorin), so padding stays above them all.
+    F = jnp.where(real_orbital[:, None] & real_orbital[None, :], F, 0.0)
+    above_all = 1 + jnp.max(jnp.sum(jnp.abs(F), axis=1))
+    F = F + jnp.diag(jnp.where(real_orbital, 0.0, above_all).astype(F.dtype))
+    energies, U = jnp.linalg.eigh(F)
+    return energies, orthogonaliser @ U
+
+
+def closed_shell_density(
+    coefficients: Float[Array, "nao nao"], noccupied: Int[Array, ""]
+) -> Float[Array, "nao nao"]:
+    """Density matrix of the lowest orbitals, two electrons each.
+
+    The occupation is a mask, so that the program doesn't depend on the number of electrons.
+    """
+    occupied = jnp.where(jnp.arange(coefficients.shape[1]) < noccupied, coefficients, 0.0)
+    return 2 * occupied @ occupied.T
+
+
+def solve_scf(
+    config: DFTConfig,
+    functional: Functional,
+    hamiltonian: Hamiltonian,
+    overlap: Float[Array, "nao nao"],
+    initial_density: Float[Array, "nao nao"],
+    noccupied: Int[Array, ""],
+    real_orbital: Bool[Array, " nao"],
+    level_shift: Float[Array, ""],
+    damping: Float[Array, ""],
+) -> SCFResult:
+    """Iterate Roothaan's equations with DIIS to self-consistency.
+
+    The cycles run in ``config.precision``; the last diagonalisation, Fock build and energy are
+    float64 in either case, as PySCF-IPU does on its host.
+
+    Parameters
+    ----------
+    config, functional
+        Level of theory and thresholds (static).
+    hamiltonian, overlap, initial_density
+        Of the conformer, float64.
+    noccupied
+        Number of doubly occupied orbitals.
+    real_orbital
+        False for padded basis functions.
+    level_shift, damping
+        Shift of the virtual orbitals (Hartree), share of the previous Fock matrix.
+    """
+    dtype = jnp.dtype(config.precision)
+    orthogonaliser64, _ = symmetric_orthogonaliser(overlap)
+    cycle_hamiltonian, S, X, density, shift, damp = (
+        hamiltonian.astype(dtype),
+        *(a.astype(dtype) for a in (overlap, orthogonaliser64, initial_density)),
+        level_shift.astype(dtype),
+        damping.astype(dtype),
+    )
+
+    def commutator(fock: Float[Array, "nao nao"], density: Float[Array, "nao nao"]) -> Array:
+        """FDS - SDF between orthonormal orbitals; twice the orbital gradient, and DIIS' error."""
+        fds = X @ fock @ density @ (S @ X)
+        return fds - fds.T
+
+    def cycle(state: _State) -> _State:
+        # Damping takes over while the density is far from self-consistent, where DIIS' linear
+        # model doesn't hold yet.
+        damped = jnp.where(state.gradient_norm > 0.1, damp, 0.0)
+        first = state.iterations == 0
+        mixed = (1 - damped) * state.fock + damped * jnp.where(
+            first, state.fock, state.previous_input
+        )
+        error = commutator(state.fock, state.density)
+        extrapolated, diis = diis_extrapolate(state.diis, mixed, error, state.iterations)
+        virtual = S - 0.5 * S @ state.density @ S
+        _, C = diagonalise(extrapolated + shift * virtual, X, real_orbital)
+        density = closed_shell_density(C, noccupied)
+        fock, energy = fock_and_energy(functional, cycle_hamiltonian, density)
+        return _State(
+            density=density,
+            fock=fock,
+            previous_input=mixed,
+            diis=diis,
+            energy=energy,
+            energy_change=energy - state.energy,
+            gradient_norm=jnp.linalg.norm(commutator(fock, density)) / jnp.sqrt(2.0).astype(dtype),
+            recent_energies=jnp.roll(state.recent_energies, -1).at[-1].set(energy),
+            iterations=state.iterations + 1,
+        )
+
+    def below_thresholds(state: _State) -> Bool[Array, ""]:
+        return (jnp.abs(state.energy_change) < config.energy_tolerance) & (
+            state.gradient_norm < config.gradient_tolerance
+        )
+
+    def unfinished(state: _State) -> Bool[Array, ""]:
+        more = state.iterations < config.max_cycle
+        if config.criterion == "energy_change":
+            more &= ~below_thresholds(state) & ~jnp.isnan(state.energy)
+        return more
+
+    fock, energy = fock_and_energy(functional, cycle_hamiltonian, density)
+    infinite = jnp.asarray(jnp.inf, dtype)
+    final = jax.lax.while_loop(
+        unfinished,
+        cycle,
+        _State(
+            density=density,
+            fock=fock,
+            previous_input=fock,
+            diis=diis_start(config.diis_space, fock),
+            energy=energy,
+            energy_change=infinite,
+            gradient_norm=infinite,
+            recent_energies=jnp.full((_RECENT,), jnp.nan, dtype),
+            iterations=jnp.asarray(0, jnp.int32),
+        ),
+    )
+
+    fock64, _ = fock_and_energy(functional, hamiltonian, final.density.astype(jnp.float64))
+    _, C = diagonalise(fock64, orthogonaliser64, real_orbital)
+    density64 = closed_shell_density(C, noccupied)
+    fock64, energy64 = fock_and_energy(functional, hamiltonian, density64)
+    mo_energy, _ = diagonalise(fock64, orthogonaliser64, real_orbital)
+
+    # Runs shorter than the window judge by the energies there are.
+    std_ev = jnp.nanstd(final.recent_energies.astype(jnp.float64)) * EV_PER_HARTREE
+    if config.criterion == "energy_change":
+        converged = below_thresholds(final)
+    else:
+        gap = mo_energy[noccupied] - mo_energy[noccupied - 1]
+        converged = (std_ev < config.energy_std_tol_ev) & (gap != 0)
+    return SCFResult(
+        energy=energy64,
+        mo_energy=mo_energy,
+        density=density64,
+        converged=converged & jnp.isfinite(energy64),
+        iterations=final.iterations,
+        energy_change=final.energy_change.astype(jnp.float64),
+        std_ev=std_ev,
+    )
