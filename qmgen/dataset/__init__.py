@@ -1,1 +1,31 @@
+"""Datasets of molecules with DFT-labelled conformers: written once, read lazily."""
 
+from qmgen.dataset.arrays import Chunking as Chunking
+from qmgen.dataset.batch import Batch as Batch
+from qmgen.dataset.digest import store_digest as store_digest
+from qmgen.dataset.export import ExportCounts as ExportCounts
+from qmgen.dataset.export import export_qm1b as export_qm1b
+from qmgen.dataset.metadata import Provenance as Provenance
+from qmgen.dataset.metadata import Record as Record
+from qmgen.dataset.metadata import StoreMetadata as StoreMetadata
+from qmgen.dataset.metadata import json_schemas as json_schemas
+from qmgen.dataset.metadata import schema_text as schema_text
+from qmgen.dataset.metadata import write_schema as write_schema
+from qmgen.dataset.provenance import collect_provenance as collect_provenance
+from qmgen.dataset.provenance import config_hash as config_hash
+from qmgen.dataset.provenance import file_sha256 as file_sha256
+from qmgen.dataset.provenance import package_versions as package_versions
+from qmgen.dataset.reader import Dataset as Dataset
+from qmgen.dataset.reader import open_dataset as open_dataset
+from qmgen.dataset.record import Failure as Failure
+from qmgen.dataset.record import MoleculeRecord as MoleculeRecord
+from qmgen.dataset.record import check_record as check_record
+from qmgen.dataset.record import empty_conformers as empty_conformers
+from qmgen.dataset.schema import CONFORMER as CONFORMER
+from qmgen.dataset.schema import FAILURE as FAILURE
+from qmgen.dataset.schema import MOLECULE as MOLECULE
+from qmgen.dataset.schema import RUN_FILE as RUN_FILE
+from qmgen.dataset.schema import Field as Field
+from qmgen.dataset.splits import SPLITS as SPLITS
+from qmgen.dataset.splits import assign_splits as assign_splits
+from qmgen.dataset.store import write_store as write_store

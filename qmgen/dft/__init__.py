@@ -1,1 +1,6 @@
+"""Batched restricted Kohn-Sham and Hartree-Fock in JAX: geometries in, labels out."""
 
+from qmgen.dft.config import DFTConfig as DFTConfig
+from qmgen.dft.label import ConformerLabels as ConformerLabels
+from qmgen.dft.label import label_conformers as label_conformers
+from qmgen.dft.label import program_shape as program_shape

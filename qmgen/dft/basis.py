@@ -65,10 +65,11 @@ class Basis:
 
 def check_basis_name(name: str) -> None:
     """Raise `UnknownBasisError` unless PySCF or the Basis Set Exchange knows the basis."""
-    if _pyscf_knows(name) or name.lower() in basis_set_exchange.get_all_basis_names():
-        return
     known = basis_set_exchange.get_all_basis_names()
-    near = [k for k in known if name.lower().split("-")[0].strip("*+") in k][:6]
+    if _pyscf_knows(name) or name.lower() in (k.lower() for k in known):
+        return
+    family = name.lower().split("-")[0].strip("*+")
+    near = [k for k in known if family in k.lower()][:6]
     hint = f" Names like it: {', '.join(near)}." if near else ""
     raise UnknownBasisError(
         f"unknown basis {name!r}: give a name that PySCF or the Basis Set Exchange knows, such as "

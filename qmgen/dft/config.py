@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from qmgen.dft.basis import check_basis_name
 from qmgen.dft.functionals import canonical_functional
 
 
@@ -41,8 +42,9 @@ class DFTConfig(BaseModel):
     conv_tol: float | None = Field(
         None,
         gt=0,
-        description="Energy change at convergence, Hartree. Default 1e-9 in float64 and 1e-4 in "
-        "float32, where sums of a molecule's energy carry noise of about 1e-5.",
+        description="Energy change at convergence, Hartree. Default 1e-10 in float64, which "
+        "leaves errors of 1e-6 Hartree in orbital energies and 1e-5 Debye in dipoles, and 1e-5 "
+        "in float32, on top of the rounding of a molecule's energy.",
     )
     energy_std_tol_ev: float = Field(
         0.01, gt=0, description="Largest accepted standard deviation of the last five energies, eV."
@@ -64,12 +66,18 @@ class DFTConfig(BaseModel):
     def _known_functional(cls, value: str) -> str:
         return canonical_functional(value)
 
+    @field_validator("basis")
+    @classmethod
+    def _known_basis(cls, value: str) -> str:
+        check_basis_name(value)
+        return value
+
     @property
     def energy_tolerance(self) -> float:
         """Energy change at convergence that is in force, Hartree."""
         if self.conv_tol is not None:
             return self.conv_tol
-        return 1e-9 if self.precision == "float64" else 1e-4
+        return 1e-10 if self.precision == "float64" else 1e-5
 
     @property
     def gradient_tolerance(self) -> float:

@@ -64,6 +64,10 @@ def minao_density(
     occupation = np.concatenate([atoms[int(z)][1] for z in atomic_numbers])
     densities = []
     for conformer, S in zip(positions, overlap, strict=True):
-        C = np.linalg.solve(S, libcint_cross_overlap(basis, minimal, conformer))
+        try:
+            C = np.linalg.solve(S, libcint_cross_overlap(basis, minimal, conformer))
+        except np.linalg.LinAlgError:
+            # Coincident nuclei: the conformer ends as not converged, and its mates go on.
+            C = np.full((basis.nao, len(occupation)), np.nan)
         densities.append((C * occupation) @ C.T)
     return np.stack(densities)

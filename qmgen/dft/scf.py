@@ -49,15 +49,16 @@ class SCFResult(eqx.Module):
 
 
 class _State(NamedTuple):
+    """The density that comes next, and what is known of the one before it."""
+
     density: Float[Array, "nao nao"]
-    fock: Float[Array, "nao nao"]
-    previous_input: Float[Array, "nao nao"]
+    fock_input: Float[Array, "nao nao"]
     diis: DIISState
     energy: Float[Array, ""]
     energy_change: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     recent_energies: Float[Array, " recent"]
-    iterations: Int[Array, ""]
+    evaluations: Int[Array, ""]
 
 
 def fock_and_energy(
@@ -123,7 +124,8 @@ def solve_scf(
     """Iterate Roothaan's equations with DIIS to self-consistency.
 
     The cycles run in ``config.precision``; the last diagonalisation, Fock build and energy are
-    float64 in either case, as PySCF-IPU does on its host.
+    float64 in either case, as PySCF-IPU does on its host. An iteration is one Fock build after the
+    one of the guess.
 
     Parameters
     ----------
@@ -153,65 +155,75 @@ def solve_scf(
         return fds - fds.T
 
     def cycle(state: _State) -> _State:
+        fock, energy = fock_and_energy(functional, cycle_hamiltonian, state.density)
+        error = commutator(fock, state.density)
+        gradient_norm = jnp.linalg.norm(error) / jnp.sqrt(2.0).astype(dtype)
         # Damping takes over while the density is far from self-consistent, where DIIS' linear
-        # model doesn't hold yet.
-        damped = jnp.where(state.gradient_norm > 0.1, damp, 0.0)
-        first = state.iterations == 0
-        mixed = (1 - damped) * state.fock + damped * jnp.where(
-            first, state.fock, state.previous_input
-        )
-        error = commutator(state.fock, state.density)
-        extrapolated, diis = diis_extrapolate(state.diis, mixed, error, state.iterations)
+        # model doesn't hold yet; the first Fock matrix has none to be mixed with.
+        damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damp, 0.0)
+        fock_input = (1 - damped) * fock + damped * state.fock_input
+        extrapolated, diis = diis_extrapolate(state.diis, fock_input, error, state.evaluations)
         virtual = S - 0.5 * S @ state.density @ S
         _, C = diagonalise(extrapolated + shift * virtual, X, real_orbital)
-        density = closed_shell_density(C, noccupied)
-        fock, energy = fock_and_energy(functional, cycle_hamiltonian, density)
         return _State(
-            density=density,
-            fock=fock,
-            previous_input=mixed,
+            density=closed_shell_density(C, noccupied),
+            fock_input=fock_input,
             diis=diis,
             energy=energy,
             energy_change=energy - state.energy,
-            gradient_norm=jnp.linalg.norm(commutator(fock, density)) / jnp.sqrt(2.0).astype(dtype),
+            gradient_norm=gradient_norm,
             recent_energies=jnp.roll(state.recent_energies, -1).at[-1].set(energy),
-            iterations=state.iterations + 1,
+            evaluations=state.evaluations + 1,
         )
 
     def below_thresholds(state: _State) -> Bool[Array, ""]:
-        return (jnp.abs(state.energy_change) < config.energy_tolerance) & (
+        # Rounding of the energy's sums: nothing in float64, up to 1e-3 Ha in float32.
+        noise = 8 * jnp.finfo(dtype).eps * jnp.abs(state.energy)
+        return (jnp.abs(state.energy_change) < config.energy_tolerance + noise) & (
             state.gradient_norm < config.gradient_tolerance
         )
 
     def unfinished(state: _State) -> Bool[Array, ""]:
-        more = state.iterations < config.max_cycle
+        # The guess is evaluated first and is no cycle.
+        more = state.evaluations <= config.max_cycle
         if config.criterion == "energy_change":
             more &= ~below_thresholds(state) & ~jnp.isnan(state.energy)
         return more
 
-    fock, energy = fock_and_energy(functional, cycle_hamiltonian, density)
     infinite = jnp.asarray(jnp.inf, dtype)
+    zeros = jnp.zeros_like(density)
     final = jax.lax.while_loop(
         unfinished,
         cycle,
         _State(
             density=density,
-            fock=fock,
-            previous_input=fock,
-            diis=diis_start(config.diis_space, fock),
-            energy=energy,
+            fock_input=zeros,
+            diis=diis_start(config.diis_space, zeros),
+            energy=jnp.zeros((), dtype),
             energy_change=infinite,
             gradient_norm=infinite,
             recent_energies=jnp.full((_RECENT,), jnp.nan, dtype),
-            iterations=jnp.asarray(0, jnp.int32),
+            evaluations=jnp.asarray(0, jnp.int32),
         ),
     )
 
-    fock64, _ = fock_and_energy(functional, hamiltonian, final.density.astype(jnp.float64))
-    _, C = diagonalise(fock64, orthogonaliser64, real_orbital)
-    density64 = closed_shell_density(C, noccupied)
-    fock64, energy64 = fock_and_energy(functional, hamiltonian, density64)
-    mo_energy, _ = diagonalise(fock64, orthogonaliser64, real_orbital)
+    def assemble(density: Float[Array, "nao nao"]) -> tuple[Array, Array, Array]:
+        fock, energy = fock_and_energy(functional, hamiltonian, density)
+        return energy, *diagonalise(fock, orthogonaliser64, real_orbital)
+
+    density64 = final.density.astype(jnp.float64)
+    if dtype == jnp.float64:
+        energy64, mo_energy, _ = assemble(density64)
+    else:
+        # The float32 density is idempotent to 1e-6 only, an error of first order in the energy;
+        # one diagonalisation in float64 removes it.
+        def refine(_: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            density = carry[3]
+            energy, mo_energy, C = assemble(density)
+            return energy, mo_energy, density, closed_shell_density(C, noccupied)
+
+        start = (jnp.zeros(()), jnp.zeros(S.shape[0]), density64, density64)
+        energy64, mo_energy, density64, _ = jax.lax.fori_loop(0, 2, refine, start)
 
     # Runs shorter than the window judge by the energies there are.
     std_ev = jnp.nanstd(final.recent_energies.astype(jnp.float64)) * EV_PER_HARTREE
@@ -225,7 +237,7 @@ def solve_scf(
         mo_energy=mo_energy,
         density=density64,
         converged=converged & jnp.isfinite(energy64),
-        iterations=final.iterations,
+        iterations=final.evaluations - 1,
         energy_change=final.energy_change.astype(jnp.float64),
         std_ev=std_ev,
     )

@@ -24,7 +24,8 @@ def packed_size(nao: int) -> int:
     return npair * (npair + 1) // 2
 
 
-def _triangle(a: Int[Array, "*n"], b: Int[Array, "*n"]) -> Int[Array, "*n"]:
+def _triangle(a: Int[Array, "*#n"], b: Int[Array, "*#n"]) -> Int[Array, "..."]:
+    """Index of (a, b) in a packed lower triangle."""
     high, low = jnp.maximum(a, b), jnp.minimum(a, b)
     return high * (high + 1) // 2 + low
 

@@ -1,1 +1,12 @@
+"""Molecules from files, and their conformers; RDKit is used only here."""
 
+from qmgen.molecules.conformers import ConformerConfig as ConformerConfig
+from qmgen.molecules.conformers import conformer_seed as conformer_seed
+from qmgen.molecules.conformers import embed_conformers as embed_conformers
+from qmgen.molecules.deduplicate import deduplicate as deduplicate
+from qmgen.molecules.deduplicate import molecule_key as molecule_key
+from qmgen.molecules.molecule import Molecule as Molecule
+from qmgen.molecules.molecule import RejectedRecord as RejectedRecord
+from qmgen.molecules.molecule import unsupported_reason as unsupported_reason
+from qmgen.molecules.reader import read_molecules as read_molecules
+from qmgen.molecules.smiles import molecule_from_smiles as molecule_from_smiles

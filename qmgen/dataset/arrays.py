@@ -1,0 +1,132 @@
+"""Growing Zarr arrays that are written one whole shard at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from qmgen.dataset.schema import Field
+
+_AXES = {
+    "molecules": "molecule",
+    "conformers": "conformer",
+    "failures": "failure",
+    "atom_offset": "atom",
+    "orbital_offset": "orbital",
+}
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How arrays are cut; one shard a file, one chunk a unit of compression and random access.
+
+    Attributes
+    ----------
+    rows : int
+        Rows a chunk of per-molecule and per-conformer arrays.
+    elements : int
+        Values a chunk of flat (ragged) arrays.
+    strings : int
+        Strings a chunk.
+    chunks_per_shard : int
+        Chunks a shard.
+    level : int
+        Zstd compression level.
+    """
+
+    rows: int = 16384
+    elements: int = 65536
+    strings: int = 4096
+    chunks_per_shard: int = 16
+    level: int = 3
+
+    def chunk_rows(self, field: Field) -> int:
+        """Length of a chunk of this field along the leading axis."""
+        if field.dtype == "string":
+            return self.strings
+        return max(1, self.elements // field.item_size) if field.offset else self.rows
+
+
+class ArrayWriter:
+    """Appends to one array; holds at most one shard of it in memory.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Group to make the array in.
+    field : Field
+        What the array holds.
+    chunking : Chunking
+        How it is cut.
+    """
+
+    def __init__(self, group: zarr.Group, field: Field, chunking: Chunking) -> None:
+        is_string = field.dtype == "string"
+        chunk = chunking.chunk_rows(field)
+        self._shard = chunk * chunking.chunks_per_shard
+        leading = _AXES[field.offset or group.basename]
+        if field.name.endswith("_offset"):
+            leading += "_offset"  # one longer than the axis it cuts
+        self._array = group.create_array(
+            field.name,
+            shape=(0, *field.item_shape),
+            dtype="string" if is_string else field.dtype,
+            chunks=(chunk, *field.item_shape),
+            shards=(self._shard, *field.item_shape),
+            compressors=ZstdCodec(level=chunking.level),
+            dimension_names=(leading, *(f"{field.name}_axis" for _ in field.item_shape)),
+            attributes=_attributes(field),
+            # A shard of fill values must be a file too: a missing file always means damage.
+            config={"write_empty_chunks": True},
+        )
+        self._buffer = np.empty(
+            (self._shard, *field.item_shape), dtype=object if is_string else field.dtype
+        )
+        self._used = 0
+        self._written = 0
+
+    def __len__(self) -> int:
+        return self._written + self._used
+
+    def append(self, values: np.ndarray) -> None:
+        """Add elements along the leading axis.
+
+        Raises
+        ------
+        OSError
+            A full shard can't be written.
+        """
+        start = 0
+        while start < len(values):
+            count = min(len(values) - start, self._shard - self._used)
+            self._buffer[self._used : self._used + count] = values[start : start + count]
+            self._used += count
+            start += count
+            if self._used == self._shard:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is held; only the last call may leave a shard unfilled.
+
+        Raises
+        ------
+        OSError
+            The shard can't be written.
+        """
+        if not self._used:
+            return
+        stop = self._written + self._used
+        self._array.resize((stop, *self._array.shape[1:]))
+        self._array[self._written : stop] = self._buffer[: self._used]
+        self._written, self._used = stop, 0
+
+
+def _attributes(field: Field) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"units": field.unit, "description": field.description}
+    if field.qm1b:
+        attributes["qm1b_column"] = field.qm1b
+    if field.offset:
+        attributes["offset"] = field.offset
+    return attributes

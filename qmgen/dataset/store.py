@@ -1,0 +1,253 @@
+"""Writes a dataset store: streamed, in whole shards, put in place only when complete."""
+
+import os
+import shutil
+import uuid
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from qmgen.dataset.arrays import ArrayWriter, Chunking
+from qmgen.dataset.manifest import GROUP as MANIFEST_GROUP
+from qmgen.dataset.manifest import fsync, write_manifest
+from qmgen.dataset.metadata import Counts, Provenance, Split, StoreMetadata
+from qmgen.dataset.record import Failure, MoleculeRecord, check_record
+from qmgen.dataset.schema import CONFORMER, GROUPS, RUN_FILE, Field
+from qmgen.dataset.splits import check_fractions, split_digest, splits_of_digests
+from qmgen.errors import StoreError
+
+DEFAULT_CHUNKING = Chunking()
+
+_DESCRIPTIONS = {
+    "molecules": "one row a molecule; z is flat, cut by atom_offset",
+    "conformers": "one row a conformer; pos, mulliken_charges and orbital_energies are flat, cut "
+    "by atom_offset and orbital_offset",
+    "failures": "what got no label, or a label that is not converged",
+}
+
+
+def write_store(
+    path: str | os.PathLike[str],
+    records: Iterable[MoleculeRecord],
+    failures: Iterable[Failure],
+    provenance: Provenance,
+    *,
+    split_seed: int,
+    split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    rejected: Mapping[str, int] | None = None,
+    created: str | None = None,
+    into_run: bool = False,
+    chunking: Chunking = DEFAULT_CHUNKING,
+) -> StoreMetadata:
+    """Write a dataset store.
+
+    Holds one shard of each array in memory, and 8 bytes a molecule. The store is written beside
+    its place and renamed at the end, so `path` never holds half a store. All files but the root
+    metadata and the manifest are a function of the records and failures alone.
+
+    Parameters
+    ----------
+    path : path
+        Folder to make.
+    records : iterable of MoleculeRecord
+        Molecules in the order to store them; each is checked.
+    failures : iterable of Failure
+        Read after `records`.
+    provenance : Provenance
+        How the labels were made.
+    split_seed : int
+        Seed of the split into train, validation and test.
+    split_fractions : sequence of float
+        Shares of train, validation and test among the distinct molecules.
+    rejected : mapping of str to int, optional
+        Number of rejected input records by reason.
+    created : str, optional
+        Time of writing (ISO 8601); now by default.
+    into_run : bool
+        `path` is the working folder of the run (it holds ``qmgen-run.json`` and no store). The
+        store's root metadata come last, so until then it still counts as a run in progress;
+        removing the run's own files is left to the caller.
+    chunking : Chunking
+        Sizes of chunks and shards.
+
+    Returns
+    -------
+    StoreMetadata
+        What was written to the root group.
+
+    Raises
+    ------
+    StoreError
+        `path` exists (or, with `into_run`, is no run's folder), or the disk is full or unwritable.
+    InputError
+        A record doesn't fit the schema.
+    ConfigError
+        The split fractions don't have sum 1.
+    """
+    path = Path(os.path.abspath(path))
+    check_fractions(split_fractions)
+    train, val, test = split_fractions
+    _check_place(path, into_run)
+    if into_run:
+        # The run's folder has one owner, so earlier attempts can't belong to anybody else.
+        for stale in path.glob("store.tmp-*"):
+            shutil.rmtree(stale)
+    suffix = f".tmp-{uuid.uuid4().hex[:12]}"
+    temporary = path / f"store{suffix}" if into_run else path.with_name(path.name + suffix)
+    try:
+        with _disk_errors(path):
+            temporary.mkdir(parents=True)
+            root = zarr.create_group(LocalStore(temporary), zarr_format=3)
+            writers = {name: _GroupWriter(root, name, chunking) for name in GROUPS}
+        digests, converged = _write_records(path, records, writers, split_seed)
+        for failure in failures:
+            with _disk_errors(path):
+                writers["failures"].append_row(vars(failure))
+        metadata = StoreMetadata(
+            created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+            provenance=provenance,
+            counts=Counts(
+                molecules=len(digests),
+                conformers=len(writers["conformers"]["molecule"]),
+                converged=converged,
+                failures=len(writers["failures"]["line"]),
+                rejected=dict(rejected or {}),
+            ),
+            split=Split(seed=split_seed, fractions=(train, val, test)),
+        )
+        with _disk_errors(path):
+            codes = splits_of_digests(np.array(digests, dtype=np.uint64), split_fractions)
+            writers["molecules"]["split"].append(codes)
+            for writer in writers.values():
+                writer.flush()
+            root.update_attributes(metadata.model_dump(mode="json"))
+            write_manifest(temporary, root)
+            if into_run:
+                _move_into(temporary, path)
+            else:
+                _check_place(path, into_run)
+                temporary.rename(path)
+                fsync(path.parent)
+    except BaseException:
+        # A half-written store is of no use; an interrupt must not leave gigabytes behind either.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return metadata
+
+
+class _GroupWriter:
+    """The array writers of one group."""
+
+    def __init__(self, root: zarr.Group, name: str, chunking: Chunking) -> None:
+        fields = GROUPS[name]
+        group = root.create_group(
+            name,
+            attributes={"description": _DESCRIPTIONS[name], "qm1b_columns": _qm1b(fields)},
+        )
+        self._writers = {n: ArrayWriter(group, field, chunking) for n, field in fields.items()}
+        for field_name in fields:
+            if field_name.endswith("_offset"):
+                self[field_name].append(np.zeros(1, np.int64))
+
+    def __getitem__(self, name: str) -> ArrayWriter:
+        return self._writers[name]
+
+    def append_row(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            self[name].append(np.array([value], dtype=object))
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+
+def _qm1b(fields: Mapping[str, Field]) -> dict[str, str]:
+    return {field.qm1b: name for name, field in fields.items() if field.qm1b}
+
+
+def _write_records(
+    path: Path,
+    records: Iterable[MoleculeRecord],
+    writers: Mapping[str, _GroupWriter],
+    split_seed: int,
+) -> tuple["array[int]", int]:
+    """Write all molecules but their split; gives split digests and the converged count."""
+    molecules, conformers = writers["molecules"], writers["conformers"]
+    digests = array("Q")
+    converged = 0
+    for record in records:
+        check_record(record)
+        nconf, nat = record.num_conformers, record.z.size
+        with _disk_errors(path):
+            molecules.append_row(
+                {n: getattr(record, n) for n in _PER_MOLECULE}
+                | {"atom_offset": len(molecules["z"]) + nat}
+            )
+            molecules["z"].append(record.z)
+            conformers["molecule"].append(np.full(nconf, len(digests)))
+            steps = np.arange(1, nconf + 1)
+            conformers["atom_offset"].append(len(conformers["pos"]) + nat * steps)
+            conformers["orbital_offset"].append(
+                len(conformers["orbital_energies"]) + record.nao * steps
+            )
+            for name, field in CONFORMER.items():
+                values = record.conformers[name]
+                conformers[name].append(values.reshape(-1, *field.item_shape))
+            molecules["conformer_offset"].append(np.array([len(conformers["molecule"])]))
+        digests.append(split_digest(_split_key(record), split_seed))
+        converged += int(record.conformers["converged"].sum())
+    return digests, converged
+
+
+_PER_MOLECULE = ("smile", "source_id", "line", "charge", "spin", "nao")
+
+
+def _split_key(record: MoleculeRecord) -> str:
+    """Give what keeps a molecule in one split: its SMILES, else its name or place."""
+    if record.smile:
+        return record.smile
+    return f"id {record.source_id}" if record.source_id else f"line {record.line}"
+
+
+def _check_place(path: Path, into_run: bool) -> None:
+    if into_run:
+        if not (path / RUN_FILE).is_file() or (path / "zarr.json").exists():
+            raise StoreError(
+                f"{path} is not the folder of an unfinished run; choose another output"
+            )
+    elif os.path.lexists(path):
+        raise StoreError(f"{path} exists; delete it or choose another output")
+
+
+def _move_into(temporary: Path, path: Path) -> None:
+    """Put the store's parts into the run's folder, the root metadata last."""
+    for name in (*GROUPS, MANIFEST_GROUP):
+        if (path / name).exists():
+            # Left by an attempt that was killed while it moved.
+            shutil.rmtree(path / name)
+        (temporary / name).rename(path / name)
+    fsync(path)
+    (temporary / "zarr.json").rename(path / "zarr.json")
+    fsync(path)
+    temporary.rmdir()
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn failing writes into an error that names the remedy."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"writing the dataset {path} failed: {error.strerror or error}; free disk space or "
+            "choose another output, then run the same command again"
+        ) from error

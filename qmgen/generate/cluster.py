@@ -1,0 +1,144 @@
+"""Dask clusters: this machine, a scheduler that runs already, or Slurm jobs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster
+
+from qmgen.errors import ConfigError, MissingExtraError
+from qmgen.generate.config import ClusterConfig, SlurmConfig
+
+# Workers that may die with one batch in hand before the batch is blamed.
+_ALLOWED_DEATHS = 4
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected cluster; ``threads`` is the number of cores each worker may use."""
+
+    client: Client
+    threads: int
+    description: str
+
+
+def available_cores() -> int:
+    """Cores that this process may use; fewer than the machine's under a batch system."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
+    """Start or reach a cluster; what was started here ends with the context.
+
+    Parameters
+    ----------
+    config
+        Which cluster.
+    batches
+        Number of batches there are; no more local workers than that are started.
+
+    Raises
+    ------
+    ConfigError
+        The scheduler can't be reached, or the configuration names two clusters.
+    MissingExtraError
+        Slurm is asked for and dask-jobqueue is not installed.
+    """
+    if config.scheduler and config.slurm:
+        raise ConfigError("cluster: give either scheduler or slurm, not both")
+    if config.scheduler:
+        with _reach(config.scheduler) as client:
+            yield _connected(client, config.worker_threads or 1, config.scheduler)
+    elif config.slurm:
+        cluster = slurm_cluster(config.slurm)
+        cluster.scale(jobs=config.slurm.jobs)
+        threads = config.worker_threads or max(1, config.slurm.cores // config.slurm.processes)
+        with cluster, Client(cluster) as client:
+            yield _connected(client, threads, f"{config.slurm.jobs} Slurm jobs")
+    else:
+        cores = available_cores()
+        workers = max(1, min(config.workers or cores, batches))
+        threads = config.worker_threads or max(1, cores // (config.workers or cores))
+        with _local(workers, threads) as cluster, Client(cluster) as client:
+            yield _connected(client, threads, f"{workers} local workers")
+
+
+def _connected(client: Client, threads: int, name: str) -> Cluster:
+    link = client.dashboard_link
+    dashboard = f", dashboard {link}" if link else ""
+    return Cluster(client, threads, f"labelling on {name}, {threads} threads each{dashboard}")
+
+
+@contextmanager
+def _reach(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout="15s")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"can't reach the Dask scheduler {address}: {error}; start one with "
+            "`dask scheduler` and workers with `dask worker`"
+        ) from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _local(workers: int, threads: int) -> Iterator[LocalCluster]:
+    limits = {
+        name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    }
+    settings = {
+        "distributed.nanny.pre-spawn-environ": limits,
+        "distributed.scheduler.allowed-failures": _ALLOWED_DEATHS,
+        # Large conformer batches take minutes and hold the interpreter's lock meanwhile.
+        "distributed.admin.tick.limit": "60s",
+        "distributed.comm.timeouts.connect": "60s",
+        # Batches don't pile up on a worker; memory is the engine's, which Dask can't spill.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": False,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+    ):
+        yield cluster
+
+
+def slurm_cluster(config: SlurmConfig) -> Any:
+    """Cluster of Slurm jobs, not yet submitted (``dask_jobqueue.SLURMCluster``).
+
+    Raises
+    ------
+    MissingExtraError
+        dask-jobqueue is not installed.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise MissingExtraError(
+            "Slurm runs need dask-jobqueue: pip install 'qmgen[slurm]'"
+        ) from error
+    return SLURMCluster(
+        queue=config.queue,
+        account=config.account,
+        cores=config.cores,
+        processes=config.processes,
+        memory=config.memory,
+        walltime=config.walltime,
+        interface=config.interface,
+        job_extra_directives=list(config.job_extra_directives),
+        job_script_prologue=list(config.job_script_prologue),
+    )

@@ -1,0 +1,139 @@
+"""Configuration of a run, read from YAML and checked before anything starts."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qmgen.dft import DFTConfig
+from qmgen.errors import ConfigError
+from qmgen.molecules import ConformerConfig
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitConfig(_Frozen):
+    """How molecules are shared out among training, validation and test."""
+
+    seed: int = Field(0, description="Seed of the split.")
+    fractions: tuple[float, float, float] = Field(
+        (0.8, 0.1, 0.1), description="Shares of train, validation and test; their sum is 1."
+    )
+
+
+class SlurmConfig(_Frozen):
+    """Jobs that dask-jobqueue submits; each runs one or more workers."""
+
+    jobs: int = Field(1, ge=1, description="Number of Slurm jobs.")
+    queue: str | None = Field(None, description="Partition; the cluster's default if null.")
+    account: str | None = Field(None, description="Account to charge.")
+    cores: int = Field(16, ge=1, description="Cores of a job.")
+    processes: int = Field(16, ge=1, description="Workers of a job; they share its cores.")
+    memory: str = Field("64GB", description="Memory of a job.")
+    walltime: str = Field("24:00:00", description="Time limit of a job, hours:minutes:seconds.")
+    interface: str | None = Field(None, description="Network interface, such as ib0.")
+    job_extra_directives: tuple[str, ...] = Field((), description="Further #SBATCH lines.")
+    job_script_prologue: tuple[str, ...] = Field(
+        (), description="Shell lines before the workers start, such as loading an environment."
+    )
+
+
+class ClusterConfig(_Frozen):
+    """Where the work is done; it never changes a result."""
+
+    workers: int | None = Field(
+        None, ge=1, description="Worker processes on this machine; one a core by default."
+    )
+    scheduler: str | None = Field(
+        None, description="Address of a running Dask scheduler, tcp://host:port."
+    )
+    slurm: SlurmConfig | None = Field(None, description="Start workers as Slurm jobs.")
+    worker_threads: int | None = Field(
+        None,
+        ge=1,
+        description="Cores a worker uses; by default this machine's cores shared out among its "
+        "workers, and 1 elsewhere.",
+    )
+
+
+class RunConfig(_Frozen):
+    """A whole run. All but ``cluster`` determines the content of the dataset."""
+
+    seed: int = Field(0, ge=0, description="Seed that every molecule's own seed derives from.")
+    conformers: ConformerConfig = Field(ConformerConfig(), description="Conformer generation.")
+    dft: DFTConfig = Field(DFTConfig(), description="Level of theory.")
+    split: SplitConfig = Field(SplitConfig(), description="Training, validation and test.")
+    batch_conformers: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Conformers a batch: the unit of work that is committed or done again.",
+    )
+    cluster: ClusterConfig = Field(ClusterConfig(), description="Where the work is done.")
+
+    def science(self) -> dict[str, Any]:
+        """All that determines the dataset's content, as plain values for provenance."""
+        return self.model_dump(mode="json", exclude={"cluster"})
+
+
+Overrides = dict[str, dict[str, Any]]
+
+
+def load_config(path: Path | None, overrides: Overrides | None = None) -> RunConfig:
+    """Read a run's configuration from YAML and apply what the command line says.
+
+    Parameters
+    ----------
+    path
+        YAML file, or None for the defaults.
+    overrides
+        Values by section (``""`` is the top level), which replace those of the file; None values
+        are left out.
+
+    Raises
+    ------
+    ConfigError
+        The file can't be read, is no YAML, or holds an unknown or impossible value; the message
+        names file, place and remedy.
+    """
+    values: dict[str, Any] = {} if path is None else _read_yaml(path)
+    where = "command line" if path is None else str(path)
+    for section, options in (overrides or {}).items():
+        given = {name: value for name, value in options.items() if value is not None}
+        if not section:
+            values.update(given)
+        elif given:
+            current = values.get(section) or {}
+            if not isinstance(current, dict):
+                raise ConfigError(f"{where}: {section} must be a mapping, not {current!r}")
+            values[section] = {**current, **given}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc']) or 'configuration'}: {e['msg'].removeprefix('Value error, ')}"
+            + (f" (given: {e['input']!r})" if e["type"] != "missing" else "")
+            for e in error.errors()
+        )
+        raise ConfigError(
+            f"{where}: {problems}. schemas/run-config.schema.json lists every option."
+        ) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a mapping of options is expected, not {type(content).__name__}")
+    return content
+
+

@@ -1,0 +1,101 @@
+"""Finished batches on disk: each appears whole or not at all, and a damaged one is noticed."""
+
+import json
+import os
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qmgen.dataset import Failure, MoleculeRecord
+from qmgen.errors import StoreError
+from qmgen.generate.worker import LabelledSlice
+
+_PER_FOLDER = 1000
+
+
+def part_path(folder: Path, batch: int) -> Path:
+    """File of a batch."""
+    return folder / f"{batch // _PER_FOLDER:06d}" / f"{batch:09d}.npz"
+
+
+def save_part(folder: Path, batch: int, slices: list[LabelledSlice]) -> None:
+    """Write a finished batch and make sure that it is on disk before it counts.
+
+    Raises
+    ------
+    StoreError
+        The disk is full or unwritable.
+    """
+    path = part_path(folder, batch)
+    arrays: dict[str, np.ndarray] = {}
+    entries: list[dict[str, Any]] = []
+    for i, part in enumerate(slices):
+        entry: dict[str, Any] = {
+            "number": part.number,
+            "failures": [asdict(failure) for failure in part.failures],
+        }
+        if part.record is not None:
+            record = part.record
+            names = ("line", "source_id", "smile", "charge", "spin", "nao")
+            entry["record"] = {name: getattr(record, name) for name in names}
+            entry["conformer_fields"] = list(record.conformers)
+            arrays[f"{i}/z"] = record.z
+            arrays |= {f"{i}/{name}": values for name, values in record.conformers.items()}
+        entries.append(entry)
+    arrays["entries"] = np.frombuffer(json.dumps(entries).encode(), np.uint8)
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"can't write {path}: {error.strerror or error}; batches finished before it are kept. "
+            "Free disk space and run the same command again"
+        ) from error
+
+
+def load_part(folder: Path, batch: int) -> list[LabelledSlice]:
+    """Read a finished batch; its checksums are checked.
+
+    Raises
+    ------
+    StoreError
+        It is missing or damaged.
+    """
+    path = part_path(folder, batch)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            entries = json.loads(arrays["entries"].tobytes())
+            return [_slice(arrays, i, entry) for i, entry in enumerate(entries)]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} is missing or damaged: {error}") from error
+
+
+def _slice(arrays: Any, i: int, entry: dict[str, Any]) -> LabelledSlice:
+    record = None
+    if "record" in entry:
+        conformers = {name: arrays[f"{i}/{name}"] for name in entry["conformer_fields"]}
+        record = MoleculeRecord(**entry["record"], z=arrays[f"{i}/z"], conformers=conformers)
+    failures = tuple(Failure(**failure) for failure in entry["failures"])
+    return LabelledSlice(entry["number"], record, failures)
+
+
+def is_complete(folder: Path, batch: int) -> bool:
+    """Whether a batch is there and undamaged; a damaged one is removed, to be done again."""
+    path = part_path(folder, batch)
+    if not path.exists():
+        return False
+    try:
+        load_part(folder, batch)
+    except StoreError:
+        path.unlink()
+        return False
+    return True

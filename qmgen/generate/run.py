@@ -1,0 +1,293 @@
+"""A whole run: plan, label on Dask, commit batch by batch, and put the store together."""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qmgen.dataset import (
+    RUN_FILE,
+    MoleculeRecord,
+    Provenance,
+    StoreMetadata,
+    collect_provenance,
+    config_hash,
+    file_sha256,
+    open_dataset,
+    write_store,
+)
+from qmgen.dataset.record import empty_conformers
+from qmgen.errors import StoreError, StoreMismatchError
+from qmgen.generate.cluster import connect
+from qmgen.generate.config import RunConfig
+from qmgen.generate.parts import is_complete, load_part, save_part
+from qmgen.generate.plan import Plan, PlanCounts, build_plan
+from qmgen.generate.progress import Progress
+from qmgen.generate.schedule import run_batches
+from qmgen.generate.worker import LabelledSlice
+
+_PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Outcome of `generate`; ``resumed_batches`` had been finished by earlier attempts."""
+
+    path: Path
+    metadata: StoreMetadata
+    unsuited_molecules: int
+    resumed_batches: int
+    batches: int
+    already_complete: bool
+
+
+def generate(
+    source: Path,
+    output: Path,
+    config: RunConfig,
+    *,
+    smiles_column: str | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Label every molecule of a file and write the dataset.
+
+    The folder ``output`` holds the run's own files until it becomes the store. Each batch is
+    committed on its own; whatever ends the run early, the same call goes on from there, and the
+    store's content is the same as without interruption.
+
+    Parameters
+    ----------
+    source
+        Molecules: .smi, .csv, .sdf or .xyz.
+    output
+        The store to make, or the folder of an unfinished run of it.
+    config
+        Of the run.
+    smiles_column
+        Column of a csv file.
+    progress
+        Told how the run goes on.
+
+    Raises
+    ------
+    InputError
+        The input can't be read, or nothing in it can be labelled.
+    StoreMismatchError
+        The output exists and comes from another configuration or input, or another process is
+        writing it.
+    StoreError
+        The output exists and is something else, or the disk is full.
+    """
+    progress = Progress() if progress is None else progress
+    identity = _identity(source, config, smiles_column)
+    finished = _finished(output, identity)
+    if finished is not None:
+        unsuited = _tidy(output)
+        return RunSummary(output, finished, unsuited, 0, 0, already_complete=True)
+    created = _enter(output, identity)
+    with _lock(output):
+        try:
+            plan = _plan(source, output, config, smiles_column, progress)
+        except BaseException:
+            if created:
+                # Nothing was done yet, so a mistake in the command leaves nothing behind.
+                shutil.rmtree(output, ignore_errors=True)
+            raise
+        counts = plan.counts()
+        parts = output / _PARTS
+        resumed = _label(plan, parts, config, counts, progress)
+        progress.stage("writing the store")
+        metadata = _assemble(plan, parts, output, config, _provenance(source, config))
+        _tidy(output)
+    return RunSummary(
+        output, metadata, counts.unsuited, resumed, counts.batches, already_complete=False
+    )
+
+
+def _identity(source: Path, config: RunConfig, smiles_column: str | None) -> dict[str, str]:
+    """What two calls must share to be the same run."""
+    try:
+        digest = file_sha256(source)
+    except OSError as error:
+        raise StoreError(f"can't read the input {source}: {error.strerror}") from error
+    return {
+        "configuration": config_hash(config.science()),
+        "input": digest,
+        "smiles_column": smiles_column or "",
+    }
+
+
+def _finished(output: Path, identity: dict[str, str]) -> StoreMetadata | None:
+    """Metadata of the store if it is there already and is what this run would make."""
+    if not (output / "zarr.json").exists():
+        return None
+    metadata = open_dataset(output).metadata
+    found = {
+        "configuration": metadata.provenance.config_hash,
+        "input": metadata.provenance.source.sha256,
+    }
+    _compare(output, found, identity)
+    return metadata
+
+
+def _compare(output: Path, found: dict[str, str], identity: dict[str, str]) -> None:
+    other = [name for name, value in found.items() if identity[name] != value]
+    if other:
+        raise StoreMismatchError(
+            f"{output} exists and was made with another {' and '.join(other)}; choose another "
+            "output, delete it, or repeat the command that made it"
+        )
+
+
+def _enter(output: Path, identity: dict[str, str]) -> bool:
+    """Make the run's folder, or check that it is this run's; says whether it was made."""
+    marker = output / RUN_FILE
+    if marker.exists():
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StoreError(
+                f"{marker} is damaged ({error}); delete {output} to start again"
+            ) from error
+        _compare(output, found, identity)
+        return False
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StoreError(f"{output} exists and is no qmgen dataset; choose another output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        temporary = marker.with_suffix(".tmp")
+        temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+        os.replace(temporary, marker)
+    except OSError as error:
+        raise StoreError(f"can't make {output}: {error.strerror}; choose another output") from error
+    return True
+
+
+@contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    """Keep other processes from writing the same store; ends with this process, however it ends."""
+    with open(output / _LOCK, "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreMismatchError(
+                f"another qmgen process is writing {output}; wait for it or stop it first"
+            ) from error
+        yield
+
+
+def _plan(
+    source: Path, output: Path, config: RunConfig, smiles_column: str | None, progress: Progress
+) -> Plan:
+    progress.stage(f"reading {source.name}")
+    return build_plan(
+        source,
+        output / _PLAN,
+        config,
+        smiles_column=smiles_column,
+        progress=progress.records_read,
+    )
+
+
+def _label(
+    plan: Plan, parts: Path, config: RunConfig, counts: PlanCounts, progress: Progress
+) -> int:
+    """Label what no earlier attempt finished; gives the number of batches that one did."""
+    sizes = dict(plan.batch_sizes())
+    missing = [number for number in sizes if not is_complete(parts, number)]
+    done = sum(sizes.values()) - sum(sizes[number] for number in missing)
+    progress.start_labelling(counts.conformers, done, counts.molecules)
+    if missing:
+        with connect(config.cluster, len(missing)) as cluster:
+            progress.stage(cluster.description)
+            results = run_batches(cluster, (plan.batch(number) for number in missing), config)
+            for number, slices in results:
+                save_part(parts, number, slices)
+                progress.batch_done(sizes[number])
+    progress.end_labelling()
+    return len(sizes) - len(missing)
+
+
+def _assemble(
+    plan: Plan, parts: Path, output: Path, config: RunConfig, provenance: Provenance
+) -> StoreMetadata:
+    plan.replace_label_failures(
+        failure
+        for window in plan.windows()
+        for number in window
+        for part in load_part(parts, number)
+        for failure in part.failures
+    )
+    return write_store(
+        output,
+        _records(plan, parts),
+        plan.failures(),
+        provenance,
+        split_seed=config.split.seed,
+        split_fractions=config.split.fractions,
+        rejected=plan.rejected_by_reason(),
+        into_run=True,
+    )
+
+
+def _records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
+    """Molecules in the order of the input, one window in memory at a time."""
+    for window in plan.windows():
+        pieces: dict[int, list[LabelledSlice]] = {}
+        for batch in window:
+            for part in load_part(parts, batch):
+                pieces.setdefault(part.number, []).append(part)
+        for number in sorted(pieces):
+            record = _merge([p.record for p in pieces[number] if p.record is not None])
+            if record is not None:
+                yield record
+
+
+def _merge(records: list[MoleculeRecord]) -> MoleculeRecord | None:
+    """Join the slices of one molecule, in the order of its conformers."""
+    if not records:
+        return None
+    first = records[0]
+    filled = [r.conformers for r in records if r.num_conformers]
+    if not filled:
+        filled = [empty_conformers(len(first.z), first.nao)]
+    filled.sort(key=lambda conformers: int(conformers["index"][0]) if len(conformers["index"]) else 0)
+    joined = {name: np.concatenate([c[name] for c in filled]) for name in filled[0]}
+    return MoleculeRecord(
+        line=first.line,
+        source_id=first.source_id,
+        smile=first.smile,
+        charge=first.charge,
+        spin=first.spin,
+        z=first.z,
+        nao=first.nao,
+        conformers=joined,
+    )
+
+
+def _provenance(source: Path, config: RunConfig) -> Provenance:
+    return collect_provenance(
+        config=config.science(),
+        seed=config.seed,
+        source=source,
+        command=" ".join(["qmgen", *sys.argv[1:]]),
+        devices=[f"{d.platform} {d.device_kind}" for d in jax.devices()],
+    )
+
+
+def _tidy(output: Path) -> int:
+    """Remove the run's own files from a finished store."""
+    unsuited = Plan(output / _PLAN).counts().unsuited if (output / _PLAN).exists() else 0
+    shutil.rmtree(output / _PARTS, ignore_errors=True)
+    for name in (_PLAN, f"{_PLAN}-journal", _LOCK, RUN_FILE):
+        (output / name).unlink(missing_ok=True)
+    return unsuited
+

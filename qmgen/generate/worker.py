@@ -1,0 +1,146 @@
+"""Labels one batch: molecules in, records out. Knows nothing of Dask or files."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+from pyscf import lib
+
+from qmgen.dataset import Failure, MoleculeRecord
+from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
+from qmgen.dft.label import LINEAR_DEPENDENCE
+from qmgen.errors import ConformerError, UnsupportedMoleculeError
+from qmgen.generate.config import RunConfig
+from qmgen.generate.plan import Batch, Slice
+from qmgen.molecules import ConformerConfig, Molecule, embed_conformers
+from qmgen.units import BOHR_PER_ANGSTROM
+
+
+@dataclass(frozen=True)
+class LabelledSlice:
+    """Outcome for one slice of a molecule; without record if nothing was labelled."""
+
+    number: int
+    record: MoleculeRecord | None
+    failures: tuple[Failure, ...]
+
+
+def limit_threads(threads: int) -> None:
+    """Let this process compute on a number of cores.
+
+    XLA reads its flags when its first program is compiled, so later calls change libcint only.
+    """
+    if threads == 1:
+        single = "--xla_cpu_multi_thread_eigen=false"
+        flags = os.environ.get("XLA_FLAGS", "")
+        if single not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {single}".strip()
+    lib.num_threads(threads)
+
+
+def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledSlice]:
+    """Embed and label every slice of a batch.
+
+    A molecule that can't be embedded or labelled becomes a `Failure`; the others go on.
+    """
+    limit_threads(threads)
+    return [_label_slice(part, config) for part in batch.slices]
+
+
+@lru_cache(maxsize=4)
+def _conformers(
+    molecule_json: str, config: ConformerConfig, seed: int
+) -> Float[np.ndarray, "nconf nat 3"]:
+    """Positions in Angstrom; kept, as the next slice of a molecule with many conformers needs them."""
+    return embed_conformers(Molecule.from_json(molecule_json), config, seed)
+
+
+def _label_slice(part: Slice, config: RunConfig) -> LabelledSlice:
+    molecule = Molecule.from_json(part.molecule_json)
+
+    def failure(stage: str, reason: str, conformer: int = -1) -> Failure:
+        return Failure(
+            molecule.line, molecule.source_id, molecule.smiles, conformer, stage, reason  # type: ignore[arg-type]
+        )
+
+    try:
+        positions_angstrom = _conformers(part.molecule_json, config.conformers, config.seed)
+    except ConformerError as error:
+        # Told once, by the molecule's first slice.
+        failures = (failure("embed", str(error)),) if part.start == 0 else ()
+        return LabelledSlice(part.number, None, failures)
+    index = np.arange(len(positions_angstrom), dtype=np.int32)[part.start : part.stop]
+    if not len(index):
+        return LabelledSlice(part.number, None, ())
+    positions = positions_angstrom[index] * BOHR_PER_ANGSTROM
+    try:
+        labels = label_conformers(
+            molecule.atomic_numbers, positions, config.dft, charge=molecule.charge
+        )
+    except UnsupportedMoleculeError as error:
+        failures = (failure("label", str(error)),) if part.start == 0 else ()
+        return LabelledSlice(part.number, None, failures)
+    problems = tuple(
+        failure("label", reason, int(index[row])) for row, reason in _problems(labels, config.dft)
+    )
+    return LabelledSlice(part.number, _record(molecule, index, positions, labels), problems)
+
+
+def _problems(labels: ConformerLabels, config: DFTConfig) -> Iterator[tuple[int, str]]:
+    """Row and reason of each conformer that did not converge."""
+    for row in np.flatnonzero(~labels.converged):
+        smallest = labels.smallest_overlap_eigenvalue[row]
+        if not smallest > LINEAR_DEPENDENCE:
+            yield (
+                int(row),
+                f"basis functions are linearly dependent (smallest overlap eigenvalue "
+                f"{smallest:.1e}): coincident atoms or too large a basis",
+            )
+        else:
+            yield (
+                int(row),
+                f"SCF not converged after {labels.iterations[row]} cycles and "
+                f"{labels.attempts[row]} attempts (last energy change "
+                f"{labels.energy_change[row]:.1e} Hartree, standard deviation of the last five "
+                f"{labels.std_ev[row]:.1e} eV; criterion {config.criterion})",
+            )
+
+
+def _record(
+    molecule: Molecule,
+    index: np.ndarray,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    labels: ConformerLabels,
+) -> MoleculeRecord:
+    """Record of the conformers whose energy is a number; others are failures only."""
+    kept = np.isfinite(labels.energy)
+    columns = {
+        "index": index,
+        "energy": labels.energy,
+        "nuclear_repulsion": labels.nuclear_repulsion,
+        "homo": labels.homo,
+        "lumo": labels.lumo,
+        "gap": labels.gap,
+        "std": labels.std_ev,
+        "energy_change": labels.energy_change,
+        "converged": labels.converged,
+        "iterations": labels.iterations,
+        "attempts": labels.attempts,
+        "dipole": labels.dipole,
+        "pos": positions,
+        "mulliken_charges": labels.mulliken_charges,
+        "orbital_energies": labels.orbital_energies,
+    }
+    return MoleculeRecord(
+        line=molecule.line,
+        source_id=molecule.source_id,
+        smile=molecule.smiles,
+        charge=molecule.charge,
+        spin=molecule.spin,
+        z=molecule.atomic_numbers.astype(np.uint8),
+        nao=labels.orbital_energies.shape[1],
+        conformers={name: np.ascontiguousarray(values[kept]) for name, values in columns.items()},
+    )

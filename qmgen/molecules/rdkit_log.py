@@ -1,0 +1,37 @@
+"""RDKit's error messages as data instead of lines on stderr."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rdkit import rdBase
+
+_TIME_STAMP = re.compile(r"^\[\d\d:\d\d:\d\d\] ")
+
+
+@contextmanager
+def captured_errors() -> Iterator[Any]:
+    """Keep RDKit silent and collect its error messages; the former log state comes back.
+
+    The order matters: a capture opened inside a block stays enabled, one outside it does not.
+
+    Yields
+    ------
+    rdkit.rdBase.CaptureErrorLog
+        Its `messages` hold everything logged so far; `log_lines` splits them.
+    """
+    with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as capture:
+        yield capture
+
+
+def log_lines(messages: str) -> list[str]:
+    """Split a captured log into lines without time stamps, blank lines and call stacks."""
+    lines: list[str] = []
+    in_stack = False
+    for raw in messages.splitlines():
+        in_stack = (in_stack or raw.strip() == "****") and not _TIME_STAMP.match(raw)
+        line = _TIME_STAMP.sub("", raw).strip()
+        if line and not in_stack:
+            lines.append(line)
+    return lines
