@@ -160,7 +160,10 @@ def basis_from_shells(
     # libcint reads its own settings (origin, range separation) from the head of the table.
     atm, bas, env = gto.Mole().make_env(atoms, by_symbol, np.zeros(gto.PTR_ENV_START))
 
-    exponents, coefficients, shell_atom, shell_l = [], [], [], []
+    exponents: list[np.ndarray] = []
+    coefficients: list[np.ndarray] = []
+    shell_atom: list[int] = []
+    shell_l: list[int] = []
     orbital_shell: list[int] = []
     orbital_harmonic: list[int] = []
     for row in bas:

@@ -138,9 +138,7 @@ _FUNCTIONALS = {
     for f in (
         Functional("hf", (), 1.0, False, "hf"),
         Functional("svwn", ((1.0, _slater), (1.0, _vwn5)), 0.0, False, "slater,vwn5"),
-        Functional(
-            "pbe", ((1.0, _pbe_exchange), (1.0, _pbe_correlation)), 0.0, True, "pbe,pbe"
-        ),
+        Functional("pbe", ((1.0, _pbe_exchange), (1.0, _pbe_correlation)), 0.0, True, "pbe,pbe"),
         Functional("pbe0", ((0.75, _pbe_exchange), (1.0, _pbe_correlation)), 0.25, True, "pbe0"),
         _b3lyp("b3lyp", _vwn_rpa, "0.2*hf + 0.08*slater + 0.72*b88, 0.81*lyp + 0.19*vwn_rpa"),
         _b3lyp("b3lyp5", _vwn5, "b3lyp5"),

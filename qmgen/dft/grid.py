@@ -53,11 +53,11 @@ class GridTable(eqx.Module):
         False for padded atoms, which take no share of space.
     """
 
-    points: Float[Array | np.ndarray, "ngrid 3"]
-    volumes: Float[Array | np.ndarray, " ngrid"]
-    point_atom: Int[Array | np.ndarray, " ngrid"]
-    size_adjustment: Float[Array | np.ndarray, "nat nat"]
-    real_atom: Bool[Array | np.ndarray, " nat"]
+    points: Float[Array, "ngrid 3"]
+    volumes: Float[Array, " ngrid"]
+    point_atom: Int[Array, " ngrid"]
+    size_adjustment: Float[Array, "nat nat"]
+    real_atom: Bool[Array, " nat"]
 
 
 def grid_size(atomic_numbers: Int[np.ndarray, " nat"], level: int) -> int:
@@ -77,14 +77,14 @@ def grid_table(
     # a_ij of Becke 1988, eq. A5, with the square roots of Treutler and Ahlrichs 1995.
     adjustment = np.clip(0.25 * (1 / ratio - ratio), -0.5, 0.5)
     return GridTable(
-        points=np.pad(np.concatenate([g.points for g in grids]), ((0, more_points), (0, 0))),
-        volumes=np.pad(np.concatenate([g.volumes for g in grids]), (0, more_points)),
-        point_atom=np.pad(
+        points=jnp.pad(np.concatenate([g.points for g in grids]), ((0, more_points), (0, 0))),
+        volumes=jnp.pad(np.concatenate([g.volumes for g in grids]), (0, more_points)),
+        point_atom=jnp.pad(
             np.repeat(np.arange(len(grids), dtype=np.int32), [len(g.volumes) for g in grids]),
             (0, more_points),
         ),
-        size_adjustment=np.pad(adjustment, ((0, more_atoms), (0, more_atoms))),
-        real_atom=np.arange(natoms) < len(grids),
+        size_adjustment=jnp.pad(adjustment, ((0, more_atoms), (0, more_atoms))),
+        real_atom=jnp.arange(natoms) < len(grids),
     )
 
 

@@ -76,10 +76,8 @@ def libcint_cross_overlap(
     return gto.moleintor.getints("int1e_ovlp_sph", atm, bas, env, shls_slice=slices)
 
 
-def environment(
-    basis: Basis, positions: Float[np.ndarray, "nat 3"]
-) -> Float[np.ndarray, " nenv"]:
-    """libcint's table of numbers with the atoms put at their positions, Bohr."""
+def environment(basis: Basis, positions: Float[np.ndarray, "nat 3"]) -> Float[np.ndarray, " nenv"]:
+    """Table of numbers for libcint, with the atoms put at their positions, Bohr."""
     env = basis.libcint_env.copy()
     for pointer, xyz in zip(basis.libcint_atm[:, gto.PTR_COORD], positions, strict=True):
         env[pointer : pointer + 3] = xyz

@@ -1,6 +1,5 @@
 """The engine's public entry: labels for conformers of a molecule, from arrays to arrays."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from qmgen.dft.config import DFTConfig
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.grid import GridTable, grid_size, grid_table
 from qmgen.dft.guess import minao_density
-from qmgen.dft.integrals import IntegralEngine, Integrals, libcint_integrals
+from qmgen.dft.integrals import IntegralEngine, libcint_integrals
 from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
 from qmgen.dft.properties import dipole_moment, mulliken_charges, nuclear_repulsion
@@ -97,21 +96,24 @@ class ProgramShape:
 class _MoleculeTables(eqx.Module):
     """Padded arrays of a molecule that its conformers share."""
 
-    charges: Float[Array | np.ndarray, " nat"]
+    charges: Float[Array, " nat"]
     orbitals: OrbitalTable
     grid: GridTable | None
-    real_orbital: Bool[Array | np.ndarray, " nao"]
-    noccupied: Int[Array | np.ndarray, ""]
-    level_shift: Float[Array | np.ndarray, ""]
-    damping: Float[Array | np.ndarray, ""]
+    real_orbital: Bool[Array, " nao"]
+    noccupied: Int[Array, ""]
+    level_shift: Float[Array, ""]
+    damping: Float[Array, ""]
 
 
 class _ConformerArrays(eqx.Module):
     """Padded arrays of each conformer of a batch."""
 
-    positions: Float[Array | np.ndarray, "*nconf nat 3"]
-    integrals: Integrals
-    initial_density: Float[Array | np.ndarray, "*nconf nao nao"]
+    positions: Float[Array, "*nconf nat 3"]
+    overlap: Float[Array, "*nconf nao nao"]
+    hcore: Float[Array, "*nconf nao nao"]
+    dipole: Float[Array, "*nconf 3 nao nao"]
+    eri: Float[Array, "*nconf neri"]
+    initial_density: Float[Array, "*nconf nao nao"]
 
 
 class _RawLabels(eqx.Module):
@@ -272,13 +274,13 @@ def _molecule_tables(
     z = basis.atomic_numbers
     grid = grid_table(z, config.grid_level, shape.natoms, shape.npoints) if shape.npoints else None
     return _MoleculeTables(
-        charges=np.pad(z.astype(np.float64), (0, shape.natoms - len(z))),
+        charges=jnp.pad(jnp.asarray(z, jnp.float64), (0, shape.natoms - len(z))),
         orbitals=orbital_table(basis, shape.nshell, shape.nao),
         grid=grid,
-        real_orbital=np.arange(shape.nao) < basis.nao,
-        noccupied=np.asarray(noccupied, np.int32),
-        level_shift=np.asarray(level_shift, np.float64),
-        damping=np.asarray(damping, np.float64),
+        real_orbital=jnp.arange(shape.nao) < basis.nao,
+        noccupied=jnp.asarray(noccupied, jnp.int32),
+        level_shift=jnp.asarray(level_shift, jnp.float64),
+        damping=jnp.asarray(damping, jnp.float64),
     )
 
 
@@ -301,29 +303,23 @@ def _conformer_arrays(
     more = shape.nao - basis.nao
     more_eri = packed_size(shape.nao) - packed_size(basis.nao)
 
-    def pad(matrix: Array | np.ndarray) -> np.ndarray:
-        return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
+    def pad(matrix: Array | np.ndarray) -> Array:
+        return jnp.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
 
-    overlap = pad(integrals.overlap)
-    overlap[:, range(basis.nao, shape.nao), range(basis.nao, shape.nao)] = 1.0
+    padded = jnp.arange(basis.nao, shape.nao)
     return _ConformerArrays(
-        positions=np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
-        integrals=Integrals(
-            overlap=overlap,
-            kinetic=pad(integrals.kinetic),
-            nuclear_attraction=pad(integrals.nuclear_attraction),
-            dipole=pad(integrals.dipole),
-            # Pairs of padded orbitals come after all real pairs.
-            eri=np.pad(integrals.eri, ((0, 0), (0, more_eri))),
-        ),
+        positions=jnp.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
+        overlap=pad(integrals.overlap).at[:, padded, padded].set(1.0),
+        hcore=pad(integrals.kinetic + integrals.nuclear_attraction),
+        dipole=pad(integrals.dipole),
+        # Pairs of padded orbitals come after all real pairs.
+        eri=jnp.pad(integrals.eri, ((0, 0), (0, more_eri))),
         initial_density=pad(density),
     )
 
 
 @partial(jax.jit, static_argnums=0)
-def _label_batch(
-    config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays
-) -> _RawLabels:
+def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
     return jax.vmap(partial(_label_one, config, tables))(batch)
 
 
@@ -331,12 +327,10 @@ def _label_one(
     config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
 ) -> _RawLabels:
     functional = get_functional(config.functional)
-    integrals, positions = conformer.integrals, conformer.positions
+    positions, overlap = conformer.positions, conformer.overlap
     hamiltonian = Hamiltonian(
-        hcore=integrals.kinetic + integrals.nuclear_attraction,
-        supermatrix=supermatrix(
-            integrals.eri, integrals.overlap.shape[0], functional.exact_exchange
-        ),
+        hcore=conformer.hcore,
+        supermatrix=supermatrix(conformer.eri, overlap.shape[0], functional.exact_exchange),
         orbitals=None
         if tables.grid is None
         else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK),
@@ -346,20 +340,20 @@ def _label_one(
         config,
         functional,
         hamiltonian,
-        integrals.overlap,
+        overlap,
         conformer.initial_density,
         tables.noccupied,
         tables.real_orbital,
         tables.level_shift,
         tables.damping,
     )
-    _, smallest = symmetric_orthogonaliser(integrals.overlap)
+    _, smallest = symmetric_orthogonaliser(overlap)
     return _RawLabels(
         scf=scf,
         nuclear_repulsion=hamiltonian.nuclear_repulsion,
-        dipole=dipole_moment(scf.density, integrals.dipole, tables.charges, positions),
+        dipole=dipole_moment(scf.density, conformer.dipole, tables.charges, positions),
         mulliken_charges=mulliken_charges(
-            scf.density, integrals.overlap, tables.charges, tables.orbitals.orbital_atom
+            scf.density, overlap, tables.charges, tables.orbitals.orbital_atom
         ),
         smallest_overlap_eigenvalue=jnp.asarray(smallest),
     )
@@ -369,31 +363,25 @@ def _unpad(
     basis: Basis, noccupied: int, raw: _RawLabels, attempts: Int[np.ndarray, " nconf"]
 ) -> ConformerLabels:
     nao, nat = basis.nao, len(basis.atomic_numbers)
-    orbital_energies = raw.scf.mo_energy[:, :nao]
+    scf = raw.scf
+    orbital_energies = np.asarray(scf.mo_energy)[:, :nao]
     homo = orbital_energies[:, noccupied - 1]
     lumo = orbital_energies[:, noccupied] if noccupied < nao else np.full_like(homo, np.nan)
-    independent = raw.smallest_overlap_eigenvalue > LINEAR_DEPENDENCE
+    smallest = np.asarray(raw.smallest_overlap_eigenvalue)
     return ConformerLabels(
-        energy=raw.scf.energy,
-        nuclear_repulsion=raw.nuclear_repulsion,
+        energy=np.asarray(scf.energy),
+        nuclear_repulsion=np.asarray(raw.nuclear_repulsion),
         homo=homo,
         lumo=lumo,
         gap=lumo - homo,
         orbital_energies=orbital_energies,
-        dipole=raw.dipole,
-        mulliken_charges=raw.mulliken_charges[:, :nat],
-        converged=raw.scf.converged & independent,
-        iterations=raw.scf.iterations.astype(np.int16),
+        dipole=np.asarray(raw.dipole),
+        mulliken_charges=np.asarray(raw.mulliken_charges)[:, :nat],
+        converged=np.asarray(scf.converged) & (smallest > LINEAR_DEPENDENCE),
+        iterations=np.asarray(scf.iterations, np.int16),
         attempts=attempts,
-        energy_change=raw.scf.energy_change,
-        std_ev=raw.scf.std_ev,
-        density=raw.scf.density[:, :nao, :nao],
-        smallest_overlap_eigenvalue=raw.smallest_overlap_eigenvalue,
-    )
-
-
-def select(labels: ConformerLabels, rows: Int[np.ndarray, " n"]) -> ConformerLabels:
-    """Labels of some of the conformers."""
-    return ConformerLabels(
-        **{f.name: getattr(labels, f.name)[rows] for f in dataclasses.fields(labels)}
+        energy_change=np.asarray(scf.energy_change),
+        std_ev=np.asarray(scf.std_ev),
+        density=np.asarray(scf.density)[:, :nao, :nao],
+        smallest_overlap_eigenvalue=smallest,
     )

@@ -19,12 +19,12 @@ class OrbitalTable(eqx.Module):
     Fields as in `qmgen.dft.basis.Basis`; ``max_l`` is static.
     """
 
-    exponents: Float[Array | np.ndarray, "nshell nprim"]
-    coefficients: Float[Array | np.ndarray, "nshell nprim"]
-    shell_atom: Int[Array | np.ndarray, " nshell"]
-    orbital_shell: Int[Array | np.ndarray, " nao"]
-    orbital_atom: Int[Array | np.ndarray, " nao"]
-    orbital_harmonic: Int[Array | np.ndarray, " nao"]
+    exponents: Float[Array, "nshell nprim"]
+    coefficients: Float[Array, "nshell nprim"]
+    shell_atom: Int[Array, " nshell"]
+    orbital_shell: Int[Array, " nao"]
+    orbital_atom: Int[Array, " nao"]
+    orbital_harmonic: Int[Array, " nao"]
     max_l: int = eqx.field(static=True)
 
 
@@ -36,14 +36,12 @@ def orbital_table(basis: Basis, nshell: int, nao: int) -> OrbitalTable:
     if more_orbitals and not more_shells:
         raise ValueError("padded orbitals need at least one padded shell")
     return OrbitalTable(
-        exponents=np.pad(basis.exponents, ((0, more_shells), (0, 0)), constant_values=1),
-        coefficients=np.pad(basis.coefficients, ((0, more_shells), (0, 0))),
-        shell_atom=np.pad(basis.shell_atom, (0, more_shells)),
-        orbital_shell=np.pad(
-            basis.orbital_shell, (0, more_orbitals), constant_values=empty_shell
-        ),
-        orbital_atom=np.pad(basis.orbital_atom, (0, more_orbitals)),
-        orbital_harmonic=np.pad(basis.orbital_harmonic, (0, more_orbitals)),
+        exponents=jnp.pad(basis.exponents, ((0, more_shells), (0, 0)), constant_values=1),
+        coefficients=jnp.pad(basis.coefficients, ((0, more_shells), (0, 0))),
+        shell_atom=jnp.pad(basis.shell_atom, (0, more_shells)),
+        orbital_shell=jnp.pad(basis.orbital_shell, (0, more_orbitals), constant_values=empty_shell),
+        orbital_atom=jnp.pad(basis.orbital_atom, (0, more_orbitals)),
+        orbital_harmonic=jnp.pad(basis.orbital_harmonic, (0, more_orbitals)),
         max_l=basis.max_l,
     )
 

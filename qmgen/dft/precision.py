@@ -11,4 +11,4 @@ def double_precision() -> AbstractContextManager[None]:
     Public functions of `qmgen.dft` enter it themselves; code that calls the inner functions
     directly (tests, notebooks) enters it once around its calls.
     """
-    return jax.enable_x64(True)  # type: ignore[no-any-return]
+    return jax.enable_x64(True)

@@ -21,6 +21,7 @@ class OrbitalsOnGrid(NamedTuple):
     weights: Float[Array, "nblock npoint"]
 
     def astype(self, dtype: jnp.dtype) -> "OrbitalsOnGrid":
+        """The same in another precision."""
         return OrbitalsOnGrid(self.values.astype(dtype), self.weights.astype(dtype))
 
 

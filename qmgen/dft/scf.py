@@ -30,6 +30,7 @@ class Hamiltonian(NamedTuple):
     nuclear_repulsion: Float[Array, ""]
 
     def astype(self, dtype: jnp.dtype) -> "Hamiltonian":
+        """The same in another precision."""
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
 
 

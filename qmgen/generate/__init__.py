@@ -1,1 +1,10 @@
+"""Runs: from a file of molecules to a finished dataset, on Dask, resumable."""
 
+from qmgen.generate.config import RunConfig as RunConfig
+from qmgen.generate.config import load_config as load_config
+from qmgen.generate.progress import Progress as Progress
+from qmgen.generate.run import RunSummary as RunSummary
+from qmgen.generate.run import generate as generate
+from qmgen.generate.validate import Tolerances as Tolerances
+from qmgen.generate.validate import ValidationReport as ValidationReport
+from qmgen.generate.validate import validate as validate

@@ -91,7 +91,8 @@ def _reach(address: str) -> Iterator[Client]:
 @contextmanager
 def _local(workers: int, threads: int) -> Iterator[LocalCluster]:
     limits = {
-        name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        name: str(threads)
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     }
     settings = {
         "distributed.nanny.pre-spawn-environ": limits,

@@ -113,14 +113,17 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> RunCon
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in e['loc']) or 'configuration'}: {e['msg'].removeprefix('Value error, ')}"
-            + (f" (given: {e['input']!r})" if e["type"] != "missing" else "")
-            for e in error.errors()
-        )
+        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
         raise ConfigError(
             f"{where}: {problems}. schemas/run-config.schema.json lists every option."
         ) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
+    return f"{place}: {message}{given}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -135,5 +138,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a mapping of options is expected, not {type(content).__name__}")
     return content
-
-

@@ -128,7 +128,9 @@ class Plan:
         """Record what went wrong while labelling, in place of an earlier attempt's record."""
         with _disk_errors(self.path), self._connect() as db, db:
             db.execute("DELETE FROM failure WHERE stage != 'read'")
-            db.executemany("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 0)", map(astuple, failures))
+            db.executemany(
+                "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 0)", map(astuple, failures)
+            )
 
     def failures(self) -> Iterator[Failure]:
         """All failures, ordered by line and conformer."""
@@ -195,7 +197,9 @@ def build_plan(
         _write_windows(db, molecules, config)
     plan = Plan(temporary)
     if not plan.counts().molecules:
-        some = [f"line {f.line}: {f.reason}" for f, _ in zip(plan.failures(), range(5), strict=False)]
+        some = [
+            f"line {f.line}: {f.reason}" for f, _ in zip(plan.failures(), range(5), strict=False)
+        ]
         temporary.unlink()
         raise InputError(f"{source}: no molecule can be labelled ({'; '.join(some)})")
     os.replace(temporary, path)
@@ -223,7 +227,12 @@ def _accepted(
         progress(count)
         unsuited = False
         if isinstance(record, RejectedRecord):
-            line, source_id, text, reason = record.line, record.source_id, record.text, record.reason
+            line, source_id, text, reason = (
+                record.line,
+                record.source_id,
+                record.text,
+                record.reason,
+            )
         else:
             line, source_id, text = record.line, record.source_id, record.smiles
             found = unsupported_reason(record)
@@ -244,10 +253,10 @@ def _accepted(
         )
 
 
-def _write_windows(
-    db: sqlite3.Connection, molecules: Iterator[_Sized], config: RunConfig
-) -> None:
-    per_window = max(1, min(_WINDOW_MOLECULES, _WINDOW_CONFORMERS // config.conformers.per_molecule))
+def _write_windows(db: sqlite3.Connection, molecules: Iterator[_Sized], config: RunConfig) -> None:
+    per_window = max(
+        1, min(_WINDOW_MOLECULES, _WINDOW_CONFORMERS // config.conformers.per_molecule)
+    )
     window, next_batch = 0, 0
     waiting: list[_Sized] = []
     for molecule in molecules:
@@ -279,9 +288,7 @@ def _write_window(
         start, wanted = 0, _expected_conformers(member.molecule, config)
         while start < wanted:
             stop = min(wanted, start + room - used)
-            db.execute(
-                "INSERT INTO slice VALUES (?, ?, ?, ?)", (batch, member.number, start, stop)
-            )
+            db.execute("INSERT INTO slice VALUES (?, ?, ?, ?)", (batch, member.number, start, stop))
             used += stop - start
             start = stop
             if used == room:

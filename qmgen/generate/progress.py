@@ -11,42 +11,29 @@ _LINE_INTERVAL = 15.0
 
 
 class Progress:
-    """Follows a run; this one says nothing."""
+    """Bar with labels per second and time left; plain lines where there is no terminal.
 
-    def stage(self, text: str) -> None:
-        """A part of the run begins."""
+    Without a console it says nothing.
+    """
 
-    def records_read(self, count: int) -> None:
-        """So many records of the input were read."""
-
-    def start_labelling(self, conformers: int, done: int, molecules: int) -> None:
-        """Labelling begins; ``done`` conformers were labelled by earlier attempts."""
-
-    def batch_done(self, conformers: int) -> None:
-        """A batch was committed."""
-
-    def end_labelling(self) -> None:
-        """All batches are committed."""
-
-
-class ConsoleProgress(Progress):
-    """Bar with labels per second and time left; plain lines where there is no terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = Console(quiet=True) if console is None else console
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._total = self._done = self._before = 0
         self._start = self._last_line = 0.0
 
     def stage(self, text: str) -> None:
+        """A part of the run begins."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def records_read(self, count: int) -> None:
+        """So many records of the input were read."""
         if count % 100_000 == 0:
             self._console.print(f"{count:,} records read", highlight=False)
 
     def start_labelling(self, conformers: int, done: int, molecules: int) -> None:
+        """Labelling begins; ``done`` conformers were labelled by earlier attempts."""
         again = f", {done:,} of them done before" if done else ""
         self.stage(f"{molecules:,} molecules, up to {conformers:,} conformers{again}")
         self._total, self._done, self._before = conformers, done, done
@@ -64,6 +51,7 @@ class ConsoleProgress(Progress):
             self._bar.start()
 
     def batch_done(self, conformers: int) -> None:
+        """A batch was committed."""
         self._done += conformers
         now = time.monotonic()
         rate = (self._done - self._before) / max(now - self._start, 1e-9)
@@ -72,11 +60,10 @@ class ConsoleProgress(Progress):
         elif now - self._last_line > _LINE_INTERVAL:
             self._last_line = now
             left = (self._total - self._done) / rate
-            self.stage(
-                f"{self._done:,} of {self._total:,} labels, {rate:.2f}/s, {left:.0f} s left"
-            )
+            self.stage(f"{self._done:,} of {self._total:,} labels, {rate:.2f}/s, {left:.0f} s left")
 
     def end_labelling(self) -> None:
+        """All batches are committed."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

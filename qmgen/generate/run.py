@@ -86,7 +86,7 @@ def generate(
     StoreError
         The output exists and is something else, or the disk is full.
     """
-    progress = Progress() if progress is None else progress
+    progress = progress or Progress()
     identity = _identity(source, config, smiles_column)
     finished = _finished(output, identity)
     if finished is not None:
@@ -113,7 +113,7 @@ def generate(
 
 
 def _identity(source: Path, config: RunConfig, smiles_column: str | None) -> dict[str, str]:
-    """What two calls must share to be the same run."""
+    """Tell what two calls must share to be the same run."""
     try:
         digest = file_sha256(source)
     except OSError as error:
@@ -259,7 +259,9 @@ def _merge(records: list[MoleculeRecord]) -> MoleculeRecord | None:
     filled = [r.conformers for r in records if r.num_conformers]
     if not filled:
         filled = [empty_conformers(len(first.z), first.nao)]
-    filled.sort(key=lambda conformers: int(conformers["index"][0]) if len(conformers["index"]) else 0)
+    filled.sort(
+        key=lambda conformers: int(conformers["index"][0]) if len(conformers["index"]) else 0
+    )
     joined = {name: np.concatenate([c[name] for c in filled]) for name in filled[0]}
     return MoleculeRecord(
         line=first.line,
@@ -290,4 +292,3 @@ def _tidy(output: Path) -> int:
     for name in (_PLAN, f"{_PLAN}-journal", _LOCK, RUN_FILE):
         (output / name).unlink(missing_ok=True)
     return unsuited
-

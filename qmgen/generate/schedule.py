@@ -68,12 +68,12 @@ def _one_by_one(
     """Label the slices of a batch that failed as a whole, each in a task of its own."""
     if len(batch.slices) == 1:
         return [_blame(batch, failed)]
-    results = []
+    results: list[LabelledSlice] = []
     for part in batch.slices:
         alone = Batch(batch.number, (part,))
         future = cluster.client.submit(label_batch, alone, config, cluster.threads, pure=False)
-        future_error = future.exception()
-        results.extend(future.result() if future_error is None else [_blame(alone, future)])
+        error = future.exception()
+        results.extend(future.result() if error is None else [_blame(alone, future)])
     return results
 
 

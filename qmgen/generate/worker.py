@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from pyscf import lib
 
 from qmgen.dataset import Failure, MoleculeRecord
 from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
+from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.dft.label import LINEAR_DEPENDENCE
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
@@ -28,8 +30,8 @@ class LabelledSlice:
     failures: tuple[Failure, ...]
 
 
-def limit_threads(threads: int) -> None:
-    """Let this process compute on a number of cores.
+def prepare_process(threads: int) -> None:
+    """Let this process compute on a number of cores, and share compiled programs with others.
 
     XLA reads its flags when its first program is compiled, so later calls change libcint only.
     """
@@ -39,6 +41,7 @@ def limit_threads(threads: int) -> None:
         if single not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} {single}".strip()
     lib.num_threads(threads)
+    use_compilation_cache()
 
 
 def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledSlice]:
@@ -46,7 +49,7 @@ def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledS
 
     A molecule that can't be embedded or labelled becomes a `Failure`; the others go on.
     """
-    limit_threads(threads)
+    prepare_process(threads)
     return [_label_slice(part, config) for part in batch.slices]
 
 
@@ -54,16 +57,21 @@ def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledS
 def _conformers(
     molecule_json: str, config: ConformerConfig, seed: int
 ) -> Float[np.ndarray, "nconf nat 3"]:
-    """Positions in Angstrom; kept, as the next slice of a molecule with many conformers needs them."""
+    """Positions in Angstrom, kept for the next slice of a molecule with many conformers."""
     return embed_conformers(Molecule.from_json(molecule_json), config, seed)
 
 
 def _label_slice(part: Slice, config: RunConfig) -> LabelledSlice:
     molecule = Molecule.from_json(part.molecule_json)
 
-    def failure(stage: str, reason: str, conformer: int = -1) -> Failure:
+    def failure(stage: Literal["embed", "label"], reason: str, conformer: int = -1) -> Failure:
         return Failure(
-            molecule.line, molecule.source_id, molecule.smiles, conformer, stage, reason  # type: ignore[arg-type]
+            molecule.line,
+            molecule.source_id,
+            molecule.smiles,
+            conformer,
+            stage,
+            reason,
         )
 
     try:

@@ -32,22 +32,22 @@ class ConformerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     per_molecule: int = Field(
-        8, ge=1, le=1000, description="Conformers asked for per molecule; fewer may result."
+        default=8, ge=1, le=1000, description="Conformers asked for per molecule; fewer may result."
     )
     relax: Literal["none", "mmff94"] = Field(
-        "none",
+        default="none",
         description="Force field that relaxes each embedded conformer. A geometry that the input "
         "gives is never relaxed.",
     )
     rmsd_prune_angstrom: float | None = Field(
-        None,
+        default=None,
         gt=0,
         allow_inf_nan=False,
         description="Drop a conformer whose heavy-atom RMSD, symmetry considered, to one already "
         "kept is below this, Angstrom. Applied after relaxation.",
     )
     rattle_angstrom: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         allow_inf_nan=False,
         description="Standard deviation of Gaussian noise added to each coordinate, Angstrom. "
@@ -162,7 +162,7 @@ def _embed(mol: Any, smiles: str, nconf: int, seed: int) -> None:
                     return
             except (RuntimeError, ValueError) as error:
                 complaints = [str(error).strip().splitlines()[0]]
-        complaints = complaints or log_lines(capture.messages)
+        complaints = complaints or log_lines(capture)
     counts = list(parameters.GetFailureCounts())
     if any(counts):
         cause = rdDistGeom.EmbedFailureCauses.values[int(np.argmax(counts))].name

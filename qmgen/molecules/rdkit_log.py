@@ -19,14 +19,19 @@ def captured_errors() -> Iterator[Any]:
     Yields
     ------
     rdkit.rdBase.CaptureErrorLog
-        Its `messages` hold everything logged so far; `log_lines` splits them.
+        Give it to `log_lines` before the context ends.
     """
     with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as capture:
         yield capture
 
 
-def log_lines(messages: str) -> list[str]:
+def log_lines(capture: Any) -> list[str]:
     """Split a captured log into lines without time stamps, blank lines and call stacks."""
+    try:
+        messages = capture.messages
+    except UnicodeDecodeError as error:
+        # RDKit quotes columns of bytes and may cut a character in two.
+        messages = error.object.decode("utf-8", errors="replace")
     lines: list[str] = []
     in_stack = False
     for raw in messages.splitlines():

@@ -50,9 +50,9 @@ def _read_block(block: list[Line]) -> Molecule | RejectedRecord:
     if len(block) > _MAX_BLOCK_LINES:
         reason = f"mol block of more than {_MAX_BLOCK_LINES} lines"
         return RejectedRecord(first.number, first.text, reason, title)
-    mol, messages = _parse(block)
+    mol, log = _parse(block)
     if mol is None:
-        reason, culprit = _parse_reason(messages, block)
+        reason, culprit = _parse_reason(log, block)
         return RejectedRecord(first.number, culprit, reason, title)
     reason = content_problem(mol)
     positions = None if reason else _explicit_geometry(mol)
@@ -63,13 +63,13 @@ def _read_block(block: list[Line]) -> Molecule | RejectedRecord:
     return record_from_mol(mol, first.text, first.number, title, positions)
 
 
-def _parse(block: list[Line]) -> tuple[Any, str]:
+def _parse(block: list[Line]) -> tuple[Any, list[str]]:
     # The supplier, unlike MolFromMolBlock, logs its reason as an error, so it can be captured.
     with captured_errors() as capture:
         supplier = Chem.SDMolSupplier()
         supplier.SetData("\n".join(line.text for line in block) + "\n", removeHs=False)
         mol = supplier[0] if len(supplier) else None
-        return mol, capture.messages
+        return mol, log_lines(capture)
 
 
 def _explicit_geometry(mol: Any) -> Float[np.ndarray, "nat 3"] | None:
@@ -80,14 +80,14 @@ def _explicit_geometry(mol: Any) -> Float[np.ndarray, "nat 3"] | None:
     return np.array(mol.GetConformer().GetPositions(), dtype=np.float64)
 
 
-def _parse_reason(messages: str, block: list[Line]) -> tuple[str, str]:
+def _parse_reason(log: list[str], block: list[Line]) -> tuple[str, str]:
     """Give RDKit's reason with lines counted from the file's start, and the line it names."""
     marker = "ERROR: "
-    errors = [line.removeprefix(marker) for line in log_lines(messages) if marker in line]
+    errors = [line.removeprefix(marker) for line in log if marker in line]
     telling = [error for error in errors if not re.match(r"moving to|Could not sanitize", error)]
     if not telling:
         # RDKit logs an index beyond the atom list without this marker.
-        telling = [line for line in log_lines(messages) if marker not in line]
+        telling = [line for line in log if marker not in line]
     if len(block) < 4:
         return "the mol block ends before its counts line, the fourth", block[0].text
     reason = telling[-1] if telling else "RDKit can't parse this mol block"

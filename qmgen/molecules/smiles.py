@@ -59,8 +59,7 @@ def parse_smiles(smiles: str) -> tuple[Any, str]:
     parameters.parseName = False
     with captured_errors() as capture:
         mol = Chem.MolFromSmiles(smiles, parameters)
-        messages = capture.messages
-    return mol, "" if mol is not None else _parse_reason(messages)
+        return mol, "" if mol is not None else _parse_reason(log_lines(capture))
 
 
 def content_problem(mol: Any) -> str:
@@ -126,12 +125,11 @@ def atomic_numbers(mol: Any) -> Int[np.ndarray, " nat"]:
     return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
 
 
-def _parse_reason(messages: str) -> str:
+def _parse_reason(lines: list[str]) -> str:
     """Shorten RDKit's log of one failed SMILES; the SMILES itself is reported beside it."""
-    lines = log_lines(messages)
     if not lines:
         return "no valid SMILES"
     reason = lines[0].removeprefix("SMILES Parse Error: ")
     reason = re.split(r" while parsing: | for input: ", reason, maxsplit=1)[0]
-    position = re.search(r"around position (\d+)", messages)
+    position = re.search(r"around position (\d+)", "\n".join(lines))
     return f"{reason} near character {position[1]}" if position else reason

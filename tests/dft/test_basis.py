@@ -50,7 +50,7 @@ def test_integrals_and_guess_equal_pyscf(basis_name: str) -> None:
 def test_exchange_only_names_are_read_from_the_basis_set_exchange() -> None:
     z = np.array([6, 1, 1, 1, 1])
     # cc-pVDZ has 14 functions on C and 5 on H; "jun" adds s and p on C.
-    assert build_basis(z, "jun-cc-pVDZ").nao == 14 + 4 + 4 * 5
+    assert build_basis(z, "jun-cc-pV(D+d)Z").nao == 14 + 4 + 4 * 5
 
 
 def test_unknown_basis_is_refused_with_names_like_it() -> None:

@@ -14,7 +14,7 @@ H2 = Molecule("[H][H]", np.array([1, 1]), 0, 0, 1, "", np.array([[0.0, 0, 0], [0
 
 def test_repeats_name_the_first_line() -> None:
     bad = RejectedRecord(2, "C1CC", "unclosed ring")
-    records = [
+    records: list[Molecule | RejectedRecord] = [
         molecule_from_smiles("CCO", line=1),
         bad,
         molecule_from_smiles("OCC", line=3, source_id="again"),

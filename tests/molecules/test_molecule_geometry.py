@@ -248,6 +248,12 @@ def test_broken_sdf_records(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().err == ""
 
 
+def test_sdf_with_a_character_cut_in_two(tmp_path: Path) -> None:
+    # RDKit quotes three columns of the counts line, the last one half of a letter.
+    text = sdf_record("O", "x").replace("  3  2  0", " 3é  2  0")
+    assert rejected(tmp_path / "a.sdf", text).reason.startswith("Cannot convert")
+
+
 def test_sdf_without_separators_is_bounded(tmp_path: Path) -> None:
     record = rejected(tmp_path / "a.sdf", "x\n" * 20_000)
     assert record.reason == "mol block of more than 5000 lines"

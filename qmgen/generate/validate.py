@@ -1,0 +1,202 @@
+"""Checks stored labels against PySCF itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from qmgen.dataset import Dataset
+from qmgen.dft import DFTConfig
+from qmgen.dft.interop import pyscf_calculation
+from qmgen.errors import InputError, StoreError
+from qmgen.units import DEBYE_PER_ATOMIC_UNIT, EV_PER_HARTREE, MILLIHARTREE_PER_HARTREE
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Largest accepted differences from PySCF; Hartree, Debye and elementary charges."""
+
+    energy: float
+    orbital_energy: float
+    dipole_debye: float
+    mulliken_charge: float
+
+
+# Labels converged in float64 agree with PySCF's to these bounds: the project's accuracy.
+TOLERANCES_FLOAT64 = Tolerances(1e-6, 1e-5, 1e-4, 1e-4)
+# Cycles in float32 leave the density with a residual of 1e-3.
+TOLERANCES_FLOAT32 = Tolerances(1e-3, 1e-3, 1e-2, 1e-2)
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """Differences of one label from PySCF over a sample, in the unit that is named."""
+
+    label: str
+    unit: str
+    mean_absolute: float
+    maximum: float
+    tolerance: float
+    worst_row: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the largest difference is within the tolerance; NaN is not."""
+        return self.maximum <= self.tolerance
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Outcome of `validate`; ``not_converged`` counts rows whose PySCF run did not converge."""
+
+    errors: tuple[LabelError, ...]
+    conformers: int
+    not_converged: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every label is within its tolerance on every row that could be compared."""
+        return self.conformers > self.not_converged and all(e.passed for e in self.errors)
+
+
+def default_tolerances(config: DFTConfig) -> Tolerances:
+    """Tolerances that labels of a configuration must meet."""
+    if config.criterion == "energy_std" or config.precision == "float32":
+        # A fixed number of cycles may stop a conformer short of full convergence, too.
+        return TOLERANCES_FLOAT32
+    return TOLERANCES_FLOAT64
+
+
+def validate(
+    dataset: Dataset,
+    sample: int,
+    *,
+    seed: int = 0,
+    tolerances: Tolerances | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> ValidationReport:
+    """Recompute a random sample of converged conformers with PySCF.
+
+    Parameters
+    ----------
+    dataset
+        Store to check; the level of theory is that of its provenance.
+    sample
+        Number of conformers; all where there are fewer.
+    seed
+        Of the choice.
+    tolerances
+        By default those of `default_tolerances`.
+    progress
+        Called with the number of conformers done.
+
+    Raises
+    ------
+    InputError
+        The store has no converged conformer.
+    StoreError
+        The store's configuration can't be read by this version of qmgen.
+    """
+    config = stored_config(dataset)
+    bounds = default_tolerances(config) if tolerances is None else tolerances
+    candidates = dataset.indices(converged_only=True)
+    if not len(candidates):
+        raise InputError(f"{dataset.path} has no converged conformer to validate")
+    chosen = np.random.default_rng(seed).choice(
+        candidates, size=min(sample, len(candidates)), replace=False
+    )
+    differences: list[dict[str, float]] = []
+    rows: list[int] = []
+    not_converged = 0
+    for done, row in enumerate(sorted(int(i) for i in chosen), start=1):
+        difference = _difference(dataset[row], config)
+        if difference is None:
+            not_converged += 1
+        else:
+            differences.append(difference)
+            rows.append(row)
+        progress(done)
+    return ValidationReport(
+        errors=tuple(_summarise(differences, rows, bounds)),
+        conformers=len(chosen),
+        not_converged=not_converged,
+    )
+
+
+def stored_config(dataset: Dataset) -> DFTConfig:
+    """Level of theory of a dataset; raises `StoreError` if it can't be read."""
+    stored: Any = dataset.metadata.provenance.config.get("dft")
+    try:
+        return DFTConfig.model_validate(stored)
+    except ValueError as error:
+        raise StoreError(
+            f"{dataset.path}: its level of theory can't be read ({error}); use the version of "
+            "qmgen that made it"
+        ) from error
+
+
+def _difference(row: dict[str, Any], config: DFTConfig) -> dict[str, float] | None:
+    """Largest absolute difference of each label of one conformer, atomic units."""
+    calculation = pyscf_calculation(row["z"], row["pos"], config, int(row["charge"]))
+    # Orbital energies and dipoles are of first order in what convergence leaves, so the reference
+    # is converged further than the labels.
+    calculation.conv_tol_grad = 1e-6
+    energy = calculation.kernel()
+    if not calculation.converged:
+        return None
+    nocc = calculation.mol.nelectron // 2
+    orbital_energies: Float[np.ndarray, " nao"] = calculation.mo_energy
+    _, charges = calculation.mulliken_pop(verbose=0)
+    result = {
+        "energy": abs(row["energy"] - energy),
+        "homo": abs(row["homo"] - orbital_energies[nocc - 1]),
+        "orbital_energies": np.abs(row["orbital_energies"] - orbital_energies).max(),
+        "dipole": np.abs(
+            row["dipole"] * DEBYE_PER_ATOMIC_UNIT - calculation.dip_moment(verbose=0)
+        ).max(),
+        "mulliken_charges": np.abs(row["mulliken_charges"] - charges).max(),
+        "nuclear_repulsion": abs(row["nuclear_repulsion"] - calculation.energy_nuc()),
+    }
+    if nocc < len(orbital_energies):
+        lumo = orbital_energies[nocc]
+        result["lumo"] = abs(row["lumo"] - lumo)
+        result["gap"] = abs(row["gap"] - (lumo - orbital_energies[nocc - 1]))
+    return {name: float(value) for name, value in result.items()}
+
+
+def _summarise(
+    differences: list[dict[str, float]], rows: list[int], bounds: Tolerances
+) -> list[LabelError]:
+    mha = MILLIHARTREE_PER_HARTREE
+    table = [
+        ("energy", "mHa", mha, bounds.energy),
+        ("energy", "meV", 1e3 * EV_PER_HARTREE, bounds.energy),
+        ("nuclear_repulsion", "mHa", mha, bounds.energy),
+        *(
+            (name, unit, factor, bounds.orbital_energy * (2 if name == "gap" else 1))
+            for name in ("homo", "lumo", "gap", "orbital_energies")
+            for unit, factor in (("mHa", mha), ("meV", 1e3 * EV_PER_HARTREE))
+        ),
+        ("dipole", "Debye", 1.0, bounds.dipole_debye),
+        ("mulliken_charges", "e", 1.0, bounds.mulliken_charge),
+    ]
+    errors = []
+    for name, unit, factor, bound in table:
+        # Molecules without virtual orbital have no LUMO to compare.
+        known = [(d[name], row) for d, row in zip(differences, rows, strict=True) if name in d]
+        if known:
+            values = np.array([value for value, _ in known]) * factor
+            worst = int(np.argmax(np.where(np.isnan(values), np.inf, values)))
+            errors.append(
+                LabelError(
+                    name,
+                    unit,
+                    float(values.mean()),
+                    float(values.max()),
+                    bound * factor,
+                    known[worst][1],
+                )
+            )
+    return errors

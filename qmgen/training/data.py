@@ -1,0 +1,236 @@
+"""Feeds the conformers of a store to a network."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float32, Float64, Int64, UInt8
+from schnetpack.data import AtomsLoader
+from schnetpack.transform import MatScipyNeighborList
+
+from qmgen.dataset import Dataset, open_dataset
+from qmgen.errors import InputError
+from qmgen.training.config import TrainConfig
+from qmgen.training.inputs import TARGET, Inputs, make_loader, structure_inputs
+from qmgen.training.selection import BLOCK_ROWS, Selection, blocks_of, select_rows
+from qmgen.training.standardise import Standardisation, fit_standardisation
+from qmgen.units import ANGSTROM_PER_BOHR
+
+_BYTES_PER_ATOM = 13  # three float32 and one uint8
+_BYTES_PER_ROW = 20  # offset, standardised target and row number
+_SAMPLED_ROWS = 256
+
+
+class ConformerDataset(torch.utils.data.Dataset):
+    """Conformers held in memory, 13 bytes an atom; a map from place to one structure.
+
+    The store is read once, in blocks, when this is made. It can be pickled for worker processes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Store.
+    rows : Int64[n]
+        Rows of the store to hold.
+    target_ev : Float64[n]
+        Their targets, eV.
+    standardisation : Standardisation
+        Brings targets to zero mean and unit spread.
+    cutoff_angstrom : float
+        Reach of the neighbour list, Angstrom.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: Int64[np.ndarray, " n"],
+        target_ev: Float64[np.ndarray, " n"],
+        standardisation: Standardisation,
+        cutoff_angstrom: float,
+    ) -> None:
+        z: list[UInt8[np.ndarray, " atoms"]] = []
+        positions: list[Float32[np.ndarray, "atoms 3"]] = []
+        n_atoms = [np.zeros(1, dtype=np.int64)]
+        target = np.empty(len(rows), dtype=np.float32)
+        for part, block in blocks_of(dataset, rows, ("z", "pos")):
+            z.append(block["z"])
+            # Centred on the first atom before rounding, for molecules far from the origin.
+            first = np.repeat(block["pos"][block.atom_offset[:-1]], block.n_atoms, axis=0)
+            positions.append(((block["pos"] - first) * ANGSTROM_PER_BOHR).astype(np.float32))
+            n_atoms.append(block.n_atoms)
+            offset_ev = standardisation.offset_ev(block["z"], block.atom_offset)
+            target[part] = (target_ev[part] - offset_ev) / standardisation.scale_ev
+        self.rows = rows
+        self._z = np.concatenate(z)
+        self._positions_angstrom = np.concatenate(positions)
+        self._offset = np.cumsum(np.concatenate(n_atoms))
+        self._target = target
+        self._neighbor_list = MatScipyNeighborList(cutoff=cutoff_angstrom)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Inputs:
+        """Give a structure: see `structure_inputs`; ``idx`` is its row in the store.
+
+        The standardised target is under ``TARGET``, (1,) float32.
+
+        Raises
+        ------
+        IndexError
+            There is no such place.
+        """
+        place = range(len(self))[place]
+        atoms = slice(self._offset[place], self._offset[place + 1])
+        inputs = structure_inputs(
+            self._z[atoms],
+            self._positions_angstrom[atoms],
+            self._neighbor_list,
+            int(self.rows[place]),
+        )
+        inputs[TARGET] = torch.from_numpy(self._target[place : place + 1])
+        return inputs
+
+
+class ConformerStream(torch.utils.data.IterableDataset):
+    """Conformers read from the store block by block, for stores that don't fit in memory.
+
+    Each worker process takes its own blocks. One block is in memory at a time a process, beside
+    the 16 bytes a row of the selection.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Store.
+    selection : Selection
+        Rows and targets.
+    standardisation, cutoff_angstrom
+        As for `ConformerDataset`.
+    shuffle_seed : tuple of int, optional
+        Shuffles blocks, and rows within each; stored order by default.
+    block_rows : int
+        Rows a block; at least a chunk of the store, or chunks are decoded twice.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        selection: Selection,
+        standardisation: Standardisation,
+        cutoff_angstrom: float,
+        shuffle_seed: tuple[int, ...] | None = None,
+        block_rows: int = BLOCK_ROWS,
+    ) -> None:
+        self._dataset = dataset
+        self._selection = selection
+        self._standardisation = standardisation
+        self._cutoff_angstrom = cutoff_angstrom
+        self._shuffle_seed = shuffle_seed
+        self._block_rows = block_rows
+
+    def __iter__(self) -> Iterator[Inputs]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        generator = None
+        starts = np.arange(0, len(self._selection), self._block_rows)
+        if self._shuffle_seed is not None:
+            starts = np.random.default_rng(self._shuffle_seed).permutation(starts)
+            generator = np.random.default_rng([*self._shuffle_seed, first])
+        for start in starts[first::step].tolist():
+            part = slice(start, start + self._block_rows)
+            block = ConformerDataset(
+                self._dataset,
+                self._selection.rows[part],
+                self._selection.target_ev[part],
+                self._standardisation,
+                self._cutoff_angstrom,
+            )
+            order = np.arange(len(block))
+            for place in order if generator is None else generator.permutation(order):
+                yield block[int(place)]
+
+
+class ConformerDataModule(pl.LightningDataModule):
+    """The splits of a store, as the store drew them: by molecule.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Store.
+    config : TrainConfig
+        Target, batches, seed and memory.
+
+    Attributes
+    ----------
+    train, val, test : Selection
+        Rows of the splits, and targets in eV.
+    standardisation : Standardisation
+        Fitted on the training split.
+    streamed : bool
+        Whether geometries are read anew each epoch.
+
+    Raises
+    ------
+    InputError
+        A split holds no usable row, or an element is too heavy.
+    """
+
+    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
+        super().__init__()
+        self._dataset = dataset
+        self._config = config
+        self.train = select_rows(dataset, "train", config.target)
+        self.val = select_rows(dataset, "val", config.target, self.train.elements)
+        self.test = select_rows(dataset, "test", config.target, self.train.elements)
+        self.standardisation = fit_standardisation(dataset, self.train, config.target)
+        n_rows = len(self.train) + len(self.val) + len(self.test)
+        self.streamed = estimated_bytes(dataset, n_rows) > config.in_memory_gib * 2**30
+        self._loaded: dict[str, ConformerDataset] = {}
+
+    def train_dataloader(self) -> AtomsLoader:
+        """Batches of the training split, in an order of their own each epoch."""
+        return self._loader("train", self.train, shuffle=True)
+
+    def val_dataloader(self) -> AtomsLoader:
+        """Batches of the validation split, in stored order."""
+        return self._loader("val", self.val, shuffle=False)
+
+    def test_dataloader(self) -> AtomsLoader:
+        """Batches of the test split, in stored order."""
+        return self._loader("test", self.test, shuffle=False)
+
+    def _loader(self, name: str, selection: Selection, *, shuffle: bool) -> AtomsLoader:
+        config = self._config
+        if self.streamed:
+            epoch = self.trainer.current_epoch if self.trainer else 0
+            stream = ConformerStream(
+                self._dataset,
+                selection,
+                self.standardisation,
+                config.cutoff_angstrom,
+                (config.seed, epoch) if shuffle else None,
+            )
+            return make_loader(stream, config.batch_size, num_workers=config.num_workers)
+        if name not in self._loaded:
+            self._loaded[name] = ConformerDataset(
+                self._dataset,
+                selection.rows,
+                selection.target_ev,
+                self.standardisation,
+                config.cutoff_angstrom,
+            )
+        return make_loader(
+            self._loaded[name],
+            config.batch_size,
+            num_workers=config.num_workers,
+            shuffle=shuffle,
+            seed=config.seed,
+        )
+
+
+def estimated_bytes(dataset: Dataset, n_rows: int) -> int:
+    """Estimate the memory that so many rows take, from the sizes of a few hundred of them."""
+    sample = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_ROWS).astype(np.int64))
+    mean_atoms = float(dataset.batch(sample, ()).n_atoms.mean())
+    return round(n_rows * (mean_atoms * _BYTES_PER_ATOM + _BYTES_PER_ROW))

@@ -1,0 +1,83 @@
+"""One structure, or several, in the form that schnetpack's modules read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from schnetpack import properties
+from schnetpack.data import AtomsLoader
+from schnetpack.data.loader import _atoms_collate_fn
+from schnetpack.transform import MatScipyNeighborList
+from torch.utils.data import Dataset, IterableDataset
+
+Inputs = dict[str, torch.Tensor]
+TARGET = "target"
+"""Key of the standardised target."""
+
+
+def structure_inputs(
+    atomic_numbers: Shaped[np.ndarray, " nat"],
+    positions_angstrom: Float[np.ndarray, "nat 3"],
+    neighbor_list: MatScipyNeighborList,
+    index: int = 0,
+) -> Inputs:
+    """Give a molecule in schnetpack's keys, with its neighbours.
+
+    Parameters
+    ----------
+    atomic_numbers : Shaped[nat]
+        Atomic numbers.
+    positions_angstrom : Float[nat, 3]
+        Positions, Angstrom.
+    neighbor_list : MatScipyNeighborList
+        Finds the neighbours.
+    index : int
+        Number that tells the structure from others.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``Z`` (nat,) int64, ``R`` (nat, 3) float32, ``cell`` (1, 3, 3) of zeros, ``pbc`` (3,) of
+        False, ``idx`` and ``n_atoms`` (1,) int64, and the neighbour list.
+    """
+    # float32 would lose digits of distances far from the origin.
+    centred = positions_angstrom - positions_angstrom.mean(axis=0, dtype=np.float64)
+    return neighbor_list(
+        {
+            properties.idx: torch.tensor([index]),
+            properties.n_atoms: torch.tensor([len(atomic_numbers)]),
+            properties.Z: torch.from_numpy(atomic_numbers.astype(np.int64)),
+            properties.R: torch.from_numpy(centred.astype(np.float32)),
+            properties.cell: torch.zeros(1, 3, 3),
+            properties.pbc: torch.zeros(3, dtype=torch.bool),
+        }
+    )
+
+
+def collate(structures: Sequence[Inputs]) -> Inputs:
+    """Join structures into a batch; nothing is padded.
+
+    A function of this package, so that a worker process that unpickles it imports schnetpack the
+    way `qmgen.training` does.
+    """
+    return _atoms_collate_fn(structures)
+
+
+def make_loader(
+    structures: Dataset | IterableDataset | list[Inputs],
+    batch_size: int,
+    *,
+    num_workers: int = 0,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> AtomsLoader:
+    """Make a loader whose order depends on nothing but `seed`."""
+    return AtomsLoader(
+        structures,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),
+    )
