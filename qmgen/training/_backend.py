@@ -19,7 +19,7 @@ def import_libraries() -> None:
         # schnetpack before 2.2 imports a type variable that later releases of torch renamed. It
         # stays in place: worker processes of a DataLoader import schnetpack by themselves.
         if not hasattr(dataloader, "T_co") and hasattr(dataloader, "_T_co"):
-            dataloader.T_co = dataloader._T_co
+            dataloader.__dict__["T_co"] = dataloader.__dict__["_T_co"]
         import schnetpack
 
         del matplotlib, pytorch_lightning, schnetpack

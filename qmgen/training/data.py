@@ -9,8 +9,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from schnetpack.data import AtomsLoader
 from schnetpack.transform import MatScipyNeighborList
 
-from qmgen.dataset import Dataset, open_dataset
-from qmgen.errors import InputError
+from qmgen.dataset import Dataset
 from qmgen.training.config import TrainConfig
 from qmgen.training.inputs import TARGET, Inputs, make_loader, structure_inputs
 from qmgen.training.selection import BLOCK_ROWS, Selection, blocks_of, select_rows

@@ -32,17 +32,17 @@ class PropertyTask(pl.LightningModule):
         self._versions = versions
         self._loss = {"l1": torch.nn.L1Loss(), "mse": torch.nn.MSELoss()}[model.config.loss]
 
-    def training_step(self, batch: Inputs, _: int) -> torch.Tensor:
+    def training_step(self, batch: Inputs) -> torch.Tensor:
         """Give the loss of a batch, in units of the standardised target."""
         predicted = self.model(batch)
         self._log_error("train", predicted.detach(), batch)
         return self._loss(predicted, batch[TARGET])
 
-    def validation_step(self, batch: Inputs, _: int) -> None:
+    def validation_step(self, batch: Inputs) -> None:
         """Log the error of a batch."""
         self._log_error("val", self.model(batch), batch)
 
-    def test_step(self, batch: Inputs, _: int) -> None:
+    def test_step(self, batch: Inputs) -> None:
         """Log the error of a batch."""
         self._log_error("test", self.model(batch), batch)
 

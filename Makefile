@@ -1,0 +1,58 @@
+# `make demo` and `make test` set up what they need in .venv; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: molecules this small gain nothing from more, and tests stay repeatable.
+ONE_THREAD := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
+
+.PHONY: demo test test-slow lint format setup schemas benchmark accuracy clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "qmgen needs Python 3.11 to 3.13; say make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Label 64 molecules, check a sample against PySCF, train a SchNet, predict with it.
+demo: setup
+	rm -rf demo
+	mkdir demo
+	$(BIN)/qmgen generate workflows/data/demo.smi demo/dataset.zarr --config workflows/demo.yaml
+	$(BIN)/qmgen validate demo/dataset.zarr --sample 20
+	$(BIN)/qmgen train demo/dataset.zarr --target gap --out demo/schnet
+	$(BIN)/qmgen predict demo/schnet/model.ckpt demo/dataset.zarr --split test --out demo/predictions.csv
+	$(BIN)/qmgen info demo/dataset.zarr
+	@echo "Dataset: demo/dataset.zarr   learning curve: demo/schnet/learning_curve.png"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# `-n 2`-style parallelism would share the two cores with the Dask workers under test.
+test: lint
+	$(ONE_THREAD) $(BIN)/pytest -m "not slow"
+
+test-slow: setup
+	$(ONE_THREAD) $(BIN)/pytest -m slow
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: setup
+	$(BIN)/python -m schemas.write
+
+# Labels per second per core against PySCF; the table belongs into benchmarks/README.md.
+benchmark: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py
+
+# Differences from PySCF over molecules, bases and functionals.
+accuracy: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy.py
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,158 @@
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from qmgen.dataset import open_dataset
+from qmgen.errors import ConfigError, InputError, StoreError
+from qmgen.training import load_model, predict_file, train_model
+from qmgen.units import EV_PER_HARTREE
+from tests.training.conftest import molecule
+
+
+def _quick(config, **changes):
+    return config.model_copy(update={"epochs": 2, **changes})
+
+
+def test_beats_the_mean_on_unseen_molecules(trained, store):
+    rows = list(predict_file(trained.checkpoint, store, split="test"))
+    dataset = open_dataset(store)
+    gap_ev = dataset.column("gap", dataset.indices("test")) * EV_PER_HARTREE
+    train_ev = dataset.column("gap", dataset.indices("train")) * EV_PER_HARTREE
+    np.testing.assert_allclose([row.reference_ev for row in rows], gap_ev, rtol=1e-14)
+    mae_ev = np.mean([abs(row.predicted_ev - row.reference_ev) for row in rows])
+    baseline_ev = np.abs(gap_ev - train_ev.mean()).mean()
+    assert mae_ev < 0.5 * baseline_ev
+    assert trained.baseline_mae_ev == pytest.approx(baseline_ev)
+    # float32 rounding of errors of order 1 eV
+    assert trained.test_mae_ev == pytest.approx(mae_ev, rel=1e-4)
+
+
+def test_files(trained, store, small_config):
+    out = trained.checkpoint.parent
+    names = {"model.ckpt", "metrics.json", "metrics.csv", "learning_curve.png", "config.json"}
+    assert {path.name for path in out.iterdir()} == names
+    assert trained.plot.read_bytes().startswith(b"\x89PNG")
+    assert type(small_config).model_validate_json(trained.config_json.read_text()) == small_config
+    metrics = json.loads(trained.metrics_json.read_text())
+    assert metrics["test_mae_ev"] == trained.test_mae_ev
+    assert metrics["splits"]["train"] == vars(trained.train)
+    config_hash = open_dataset(store).metadata.provenance.config_hash
+    assert metrics["dataset_config_hash"] == config_hash
+    model = load_model(trained.checkpoint)
+    assert model.dataset["config_hash"] == config_hash
+    assert model.config == small_config
+
+
+def test_the_checkpoint_is_the_epoch_of_lowest_validation_error(trained, store):
+    with trained.metrics_csv.open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["val_mae_ev"]]
+    errors = {int(row["epoch"]) + 1: float(row["val_mae_ev"]) for row in rows}
+    assert len(errors) == trained.epochs
+    assert min(errors, key=errors.get) == trained.best_epoch
+    assert errors[trained.best_epoch] == pytest.approx(trained.val_mae_ev)
+    predicted = list(predict_file(trained.checkpoint, store, split="val"))
+    mae_ev = np.mean([abs(row.predicted_ev - row.reference_ev) for row in predicted])
+    assert mae_ev == pytest.approx(trained.val_mae_ev, rel=1e-4)
+
+
+def test_sizes(trained, store):
+    dataset = open_dataset(store)
+    for split in ("train", "val", "test"):
+        rows = dataset.indices(split)
+        size = getattr(trained, split)
+        assert (size.conformers, size.left_out) == (len(rows), 0)
+        assert size.molecules == len(np.unique(dataset.column("molecule", rows)))
+
+
+@pytest.mark.parametrize("in_memory_gib", [2.0, 0.0])
+def test_same_seed_same_result(store, small_config, tmp_path, in_memory_gib):
+    config = _quick(small_config, in_memory_gib=in_memory_gib)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = train_model(store, tmp_path / "one", config)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(6)
+    two = train_model(store, tmp_path / "two", config)
+    other = train_model(store, tmp_path / "other", config.model_copy(update={"seed": 9}))
+    assert one.test_mae_ev == two.test_mae_ev
+    assert other.test_mae_ev != one.test_mae_ev
+    weights = load_model(two.checkpoint).state_dict()
+    for name, tensor in load_model(one.checkpoint).state_dict().items():
+        assert torch.equal(tensor, weights[name])
+
+
+def test_energy_is_explained_by_composition(store, small_config, tmp_path):
+    config = _quick(small_config, target="energy", loss="mse")
+    result = train_model(store, tmp_path / "out", config)
+    assert result.composition_mae_ev < 1e-6  # float64 rounding of 10 keV
+    assert result.baseline_mae_ev > 100
+
+
+def test_existing_model_is_kept(trained, store, small_config):
+    before = trained.checkpoint.read_bytes()
+    with pytest.raises(InputError, match="exists; choose another output"):
+        train_model(store, trained.checkpoint.parent, small_config)
+    assert trained.checkpoint.read_bytes() == before
+
+
+def test_bad_places(store, small_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another output"):
+        train_model(store, tmp_path / "file", small_config)
+    with pytest.raises(StoreError):
+        train_model(tmp_path / "nothing", tmp_path / "out", small_config)
+    with pytest.raises(ConfigError, match="abacus"):
+        train_model(store, tmp_path / "out", _quick(small_config, accelerator="abacus"))
+
+
+def test_divergence_is_reported(store, small_config, tmp_path):
+    config = _quick(small_config, learning_rate=1e30, loss="mse")
+    with pytest.raises(InputError, match="learning rate below 1e"):
+        train_model(store, tmp_path / "out", config)
+    assert not (tmp_path / "out" / "model.ckpt").exists()
+
+
+def test_interrupt_leaves_the_best_model_so_far(store, small_config, tmp_path, monkeypatch):
+    from qmgen.training import PropertyTask
+
+    step = PropertyTask.training_step
+
+    def interrupted(self, batch):
+        if self.current_epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch)
+
+    monkeypatch.setattr(PropertyTask, "training_step", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(store, tmp_path / "out", small_config)
+    assert signal.getsignal(signal.SIGINT) is handler
+    rows = list(predict_file(tmp_path / "out" / "model.ckpt", store, split="test"))
+    assert all(row.predicted_ev is not None for row in rows)
+
+
+def test_early_stop(write, small_config, tmp_path):
+    path = write([molecule(i, nconf=1) for i in range(12)])
+    config = small_config.model_copy(
+        update={"epochs": 50, "stop_patience": 2, "learning_rate": 1e-12}
+    )
+    assert train_model(path, tmp_path / "out", config).epochs < 50
+
+
+def test_elements_only_outside_training(write, small_config, tmp_path):
+    # All conformers of one test molecule have an element that training lacks.
+    dataset = open_dataset(write([molecule(i, nconf=1) for i in range(20)]))
+    number = int(dataset.column("molecule", dataset.indices("test"))[0])
+    records = [molecule(i, nconf=1) for i in range(20)]
+    records[number].z[:] = 17
+    path = write(records)
+    result = train_model(path, tmp_path / "out", _quick(small_config))
+    assert result.test.left_out == 1
+    rows = list(predict_file(result.checkpoint, path, split="test"))
+    (problem,) = [row for row in rows if row.predicted_ev is None]
+    assert problem.line == number + 1
+    assert problem.problem == "the training split has no Cl"
