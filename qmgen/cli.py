@@ -13,6 +13,7 @@ from qmgen.errors import InputError, QmgenError
 
 # Exit status when a run finished but molecules have elements that the basis lacks.
 EXIT_UNSUITED = 3
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -34,6 +35,14 @@ class Target(StrEnum):
     HOMO = "homo"
     LUMO = "lumo"
     ENERGY = "energy"
+
+
+class Split(StrEnum):
+    """Parts of a dataset, shared out by molecule."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
 
 
 @app.command()
@@ -232,9 +241,47 @@ def train(
     except PydanticError as error:
         raise InputError(f"training options: {error}") from error
     result = train_model(store, out, config)
+    _say(
+        f"{result.train.conformers} conformers of {result.train.molecules} molecules to train, "
+        f"{result.test.conformers} of {result.test.molecules} others to test; "
+        f"best epoch {result.best_epoch} of {result.epochs}"
+    )
     _say(f"test MAE {result.test_mae_ev:.4f} eV, mean predictor {result.baseline_mae_ev:.4f} eV")
-    _say(f"checkpoint {result.checkpoint_path}")
-    _say(f"learning curve {result.plot_path}")
+    _say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="model.ckpt of a training run.")],
+    source: Annotated[
+        Path, typer.Argument(help="Molecules in any format of `qmgen generate`, or a dataset.")
+    ],
+    out: Annotated[Path, typer.Option(help="CSV file to make.")],
+    split: Annotated[
+        Split | None, typer.Option(help="Which split of a dataset [default: all].")
+    ] = None,
+    conformers: Annotated[
+        int, typer.Option(min=1, max=1000, help="Conformers per molecule without geometry.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the conformers.")] = 0,
+    smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
+) -> None:
+    """Predict the learnt label, in eV; on a dataset, compare with the stored one."""
+    from qmgen.molecules import ConformerConfig
+    from qmgen.training import predict_file, write_predictions_csv
+
+    rows = predict_file(
+        checkpoint,
+        source,
+        split=None if split is None else split.value,
+        conformers=ConformerConfig(per_molecule=conformers),
+        seed=seed,
+        smiles_column=smiles_column,
+    )
+    summary = write_predictions_csv(rows, out)
+    _say(f"{summary.predicted} predictions in {out}, {summary.skipped} rows without (reason there)")
+    if summary.mae_ev is not None:
+        _say(f"MAE against {summary.compared} stored labels: {summary.mae_ev:.4f} eV")
 
 
 def _print_counts(store: Path) -> None:
@@ -276,14 +323,19 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except QmgenError as error:
-        _errors.print(f"qmgen: {error}", style="red", markup=False, soft_wrap=True)
+        # Messages of other libraries, which may be part of it, come with line breaks.
+        text = " ".join(str(error).split())
+        _errors.print(f"qmgen: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        _errors.print(
-            "qmgen: interrupted; finished batches are kept and the same command goes on",
-            markup=False,
-        )
-        sys.exit(130)
+    except SystemExit as stop:
+        # Typer turns an interrupt into this status without a word.
+        if stop.code == EXIT_INTERRUPTED:
+            _errors.print(
+                "qmgen: interrupted; finished batches are kept and the same command goes on",
+                markup=False,
+                soft_wrap=True,
+            )
+        raise
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ class StoreMismatchError(StoreError):
     """The output exists and was made with another configuration or input."""
 
 
+class ClusterError(QmgenError, ConnectionError):
+    """The Dask cluster was lost or can't do the work."""
+
+
 class ValidationError(QmgenError, AssertionError):
     """Stored labels differ from PySCF by more than the stated tolerance."""
 

@@ -18,10 +18,14 @@ from qmgen.errors import UnknownFunctionalError
 Density = Float[Array, "*points"]
 EnergyDensity = Callable[[Density, Density], Density]
 
-# Below this density (electrons / Bohr^3) a point contributes nothing, as in libxc.
-DENSITY_THRESHOLD = 1e-14
-# Keeps square roots of the squared gradient differentiable where the gradient vanishes.
-SIGMA_FLOOR = 1e-30
+
+def _floors(dtype: jnp.dtype) -> tuple[float, float]:
+    """Smallest density (electrons / Bohr^3) and squared gradient that count.
+
+    A point of lower density contributes nothing; in float32 powers of lower densities would
+    underflow. The gradient's floor keeps square roots differentiable where it vanishes.
+    """
+    return (1e-14, 1e-30) if dtype == jnp.float64 else (1e-9, 1e-20)
 
 
 def _slater(rho: Density, sigma: Density) -> Density:
@@ -82,8 +86,9 @@ def _lyp(rho: Density, sigma: Density) -> Density:
 def _pbe_exchange(rho: Density, sigma: Density) -> Density:
     """Perdew, Burke, Ernzerhof 1996 exchange."""
     kappa, mu = 0.804, 0.06672455060314922 * math.pi**2 / 3
-    rho43 = rho * jnp.cbrt(rho)
-    s2 = sigma / (4 * (3 * math.pi**2) ** (2 / 3) * rho43 * rho43)
+    # Reciprocals first: derivatives of a quotient by rho^(8/3) would overflow in float32.
+    inverse_rho43 = 1 / (rho * jnp.cbrt(rho))
+    s2 = sigma * inverse_rho43 * inverse_rho43 / (4 * (3 * math.pi**2) ** (2 / 3))
     enhancement = 1 + kappa - kappa / (1 + mu * s2 / kappa)
     return _slater(rho, sigma) * enhancement
 
@@ -104,7 +109,8 @@ def _pbe_correlation(rho: Density, sigma: Density) -> Density:
     gamma = (1 - math.log(2)) / math.pi**2
     uniform = _pw92_per_electron(rho)
     fermi_wavevector = jnp.cbrt(3 * math.pi**2 * rho)
-    t2 = sigma * math.pi / (16 * fermi_wavevector * rho * rho)
+    inverse_rho = 1 / rho
+    t2 = sigma * inverse_rho * inverse_rho * math.pi / (16 * fermi_wavevector)
     A = beta / gamma / jnp.expm1(-uniform / gamma)
     at2 = A * t2
     # (1 + At^2) / (1 + At^2 + A^2 t^4) t^2, written so that large t^2 doesn't overflow.
@@ -182,9 +188,10 @@ def energy_density(functional: Functional, rho: Density, sigma: Density) -> Dens
     sigma
         Squared norm of the density's gradient, 1 / Bohr^8.
     """
-    present = rho > DENSITY_THRESHOLD
+    rho_floor, sigma_floor = _floors(rho.dtype)
+    present = rho > rho_floor
     safe_rho = jnp.where(present, rho, 1.0)
-    safe_sigma = jnp.where(present, jnp.maximum(sigma, SIGMA_FLOOR), 1.0)
+    safe_sigma = jnp.where(present, jnp.maximum(sigma, sigma_floor), 1.0)
     total = jnp.zeros_like(rho)
     for weight, term in functional.terms:
         total = total + weight * term(safe_rho, safe_sigma)

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from qmgen.dataset.splits import check_fractions
 from qmgen.dft import DFTConfig
 from qmgen.errors import ConfigError
 from qmgen.molecules import ConformerConfig
@@ -22,6 +23,12 @@ class SplitConfig(_Frozen):
     fractions: tuple[float, float, float] = Field(
         (0.8, 0.1, 0.1), description="Shares of train, validation and test; their sum is 1."
     )
+
+    @field_validator("fractions")
+    @classmethod
+    def _usable_fractions(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        check_fractions(value)
+        return value
 
 
 class SlurmConfig(_Frozen):
@@ -131,8 +138,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: no valid YAML ({error.problem})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+        raise ConfigError(f"{path}: no valid YAML ({error})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

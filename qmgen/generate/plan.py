@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
+from itertools import islice
 from pathlib import Path
 
 from qmgen.dataset import Failure
@@ -28,12 +29,14 @@ from qmgen.molecules import (
 # Conformers a window holds in memory when the store is written; about 2 kB each.
 _WINDOW_CONFORMERS = 65_536
 _WINDOW_MOLECULES = 4096
+_FAILURES_AT_ONCE = 4096
 
 _TABLES = """
 CREATE TABLE molecule (number INTEGER PRIMARY KEY, window INTEGER, json TEXT);
 CREATE TABLE slice (batch INTEGER, number INTEGER, start INTEGER, stop INTEGER);
 CREATE INDEX slice_batch ON slice (batch);
 CREATE TABLE batch (number INTEGER PRIMARY KEY, window INTEGER, conformers INTEGER);
+CREATE INDEX batch_window ON batch (window);
 CREATE TABLE failure (line INTEGER, source_id TEXT, smile TEXT, conformer INTEGER, stage TEXT,
     reason TEXT, unsuited INTEGER);
 """
@@ -125,12 +128,18 @@ class Plan:
                 yield [row[0] for row in rows]
 
     def replace_label_failures(self, failures: Iterator[Failure]) -> None:
-        """Record what went wrong while labelling, in place of an earlier attempt's record."""
-        with _disk_errors(self.path), self._connect() as db, db:
-            db.execute("DELETE FROM failure WHERE stage != 'read'")
-            db.executemany(
-                "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 0)", map(astuple, failures)
-            )
+        """Record what went wrong while labelling, in place of an earlier attempt's record.
+
+        `failures` may read this plan: it is never asked for more while the file is being changed.
+        """
+        with _disk_errors(self.path), self._connect() as db:
+            with db:
+                db.execute("DELETE FROM failure WHERE stage != 'read'")
+            while some := list(islice(failures, _FAILURES_AT_ONCE)):
+                with db:
+                    db.executemany(
+                        "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 0)", map(astuple, some)
+                    )
 
     def failures(self) -> Iterator[Failure]:
         """All failures, ordered by line and conformer."""

@@ -25,7 +25,7 @@ from qmgen.dataset import (
     write_store,
 )
 from qmgen.dataset.record import empty_conformers
-from qmgen.errors import StoreError, StoreMismatchError
+from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
 from qmgen.generate.parts import is_complete, load_part, save_part
@@ -117,7 +117,9 @@ def _identity(source: Path, config: RunConfig, smiles_column: str | None) -> dic
     try:
         digest = file_sha256(source)
     except OSError as error:
-        raise StoreError(f"can't read the input {source}: {error.strerror}") from error
+        raise InputError(
+            f"can't read the input {source}: {error.strerror}; give a file of molecules"
+        ) from error
     return {
         "configuration": config_hash(config.science()),
         "input": digest,
@@ -159,11 +161,12 @@ def _enter(output: Path, identity: dict[str, str]) -> bool:
             ) from error
         _compare(output, found, identity)
         return False
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # All that a process leaves which was killed while it made the marker.
+    temporary = marker.with_suffix(".tmp")
+    if output.exists() and (not output.is_dir() or any(p != temporary for p in output.iterdir())):
         raise StoreError(f"{output} exists and is no qmgen dataset; choose another output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        temporary = marker.with_suffix(".tmp")
         temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
         os.replace(temporary, marker)
     except OSError as error:

@@ -1,15 +1,17 @@
 """Keeps a cluster's workers busy with batches, a bounded number at a time."""
 
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 
 from distributed import Future, as_completed
 from distributed.scheduler import KilledWorker
 
 from qmgen.dataset import Failure
+from qmgen.errors import ClusterError
 from qmgen.generate.cluster import Cluster
 from qmgen.generate.config import RunConfig
-from qmgen.generate.plan import Batch
-from qmgen.generate.worker import LabelledSlice, label_batch
+from qmgen.generate.plan import Batch, Slice
+from qmgen.generate.worker import LabelledSlice, label_batch, prepare_process
 from qmgen.molecules import Molecule
 
 # Batches handed out ahead for each worker, so that none waits for the network.
@@ -54,33 +56,68 @@ def run_batches(
         start_next()
     for future in queue:
         batch = running.pop(future.key)
+        result = _outcome(future)
         start_next()
-        if future.status == "finished":
-            yield batch.number, future.result()
-        else:
-            yield batch.number, _one_by_one(cluster, batch, config, future)
+        if isinstance(result, Exception):
+            _check_workers(cluster, result)
+            result = _one_by_one(cluster, batch, config, result)
+        yield batch.number, result
         future.release()
 
 
+def _outcome(future: Future) -> list[LabelledSlice] | Exception:
+    """Result of a task, or the error that its molecules may be to blame for.
+
+    Raises
+    ------
+    ClusterError
+        The fault is the cluster's: the scheduler is gone, or the workers lack something.
+    """
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise ClusterError(
+            "lost the Dask scheduler; finished batches are kept, run the same command again"
+        ) from error
+    except (ImportError, OSError) as error:
+        raise ClusterError(
+            f"a worker can't do its work ({type(error).__name__}: {error}); give the workers the "
+            "same environment as this process, then run the same command again"
+        ) from error
+    except Exception as error:
+        # Any other error is recorded with the molecule that raises it, by the caller.
+        return error
+
+
+def _check_workers(cluster: Cluster, error: Exception) -> None:
+    """Make sure that a batch failed of itself, and not because qmgen can't run there at all."""
+    if isinstance(error, KilledWorker):
+        return
+    outcome = _outcome(cluster.client.submit(prepare_process, cluster.threads, pure=False))
+    if isinstance(outcome, Exception):
+        raise ClusterError(
+            f"the scheduler or its workers can't run qmgen ({outcome}); give them the same "
+            "environment as this process, then run the same command again"
+        ) from outcome
+
+
 def _one_by_one(
-    cluster: Cluster, batch: Batch, config: RunConfig, failed: Future
+    cluster: Cluster, batch: Batch, config: RunConfig, error: Exception
 ) -> list[LabelledSlice]:
     """Label the slices of a batch that failed as a whole, each in a task of its own."""
     if len(batch.slices) == 1:
-        return [_blame(batch, failed)]
+        return [_blame(batch.slices[0], error)]
     results: list[LabelledSlice] = []
     for part in batch.slices:
         alone = Batch(batch.number, (part,))
         future = cluster.client.submit(label_batch, alone, config, cluster.threads, pure=False)
-        error = future.exception()
-        results.extend(future.result() if error is None else [_blame(alone, future)])
+        outcome = _outcome(future)
+        results.extend([_blame(part, outcome)] if isinstance(outcome, Exception) else outcome)
     return results
 
 
-def _blame(batch: Batch, failed: Future) -> LabelledSlice:
-    (part,) = batch.slices
+def _blame(part: Slice, error: Exception) -> LabelledSlice:
     molecule = Molecule.from_json(part.molecule_json)
-    error = failed.exception()
     if isinstance(error, KilledWorker):
         reason = "workers died while labelling it, most likely out of memory"
     else:

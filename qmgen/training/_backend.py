@@ -12,14 +12,14 @@ def import_libraries() -> None:
         One of them is missing, or can't be imported beside the others.
     """
     try:
-        import matplotlib
-        import pytorch_lightning
         import torch.utils.data.dataloader as dataloader
 
         # schnetpack before 2.2 imports a type variable that later releases of torch renamed. It
         # stays in place: worker processes of a DataLoader import schnetpack by themselves.
         if not hasattr(dataloader, "T_co") and hasattr(dataloader, "_T_co"):
             dataloader.__dict__["T_co"] = dataloader.__dict__["_T_co"]
+        import matplotlib
+        import pytorch_lightning
         import schnetpack
 
         del matplotlib, pytorch_lightning, schnetpack

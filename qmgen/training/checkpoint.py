@@ -60,14 +60,18 @@ def load_model(path: str | os.PathLike[str]) -> PropertyModel:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the model.ckpt of a training run")
+    damaged = f"{path} is damaged or no trained model; give the model.ckpt of a training run"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream:
+            # torch takes any other file for a pickle of old, and fails in as many ways.
+            if not zipfile.is_zipfile(stream):
+                raise InputError(damaged)
+            stream.seek(0)
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"can't read the model {path}: {error.strerror or error}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is damaged or no trained model; give the model.ckpt of a training run"
-        ) from error
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(damaged) from error
     if not isinstance(content, dict) or KEY not in content:
         raise InputError(f"{path} is no model of qmgen; give the model.ckpt of a training run")
     description = content[KEY]

@@ -223,8 +223,7 @@ class ConformerDataModule(pl.LightningDataModule):
             self._loaded[name],
             config.batch_size,
             num_workers=config.num_workers,
-            shuffle=shuffle,
-            seed=config.seed,
+            shuffle_seed=config.seed if shuffle else None,
         )
 
 

@@ -1,6 +1,7 @@
 """One structure, or several, in the form that schnetpack's modules read."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from schnetpack import properties
 from schnetpack.data import AtomsLoader
 from schnetpack.data.loader import _atoms_collate_fn
 from schnetpack.transform import MatScipyNeighborList
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
 Inputs = dict[str, torch.Tensor]
 TARGET = "target"
@@ -65,19 +66,39 @@ def collate(structures: Sequence[Inputs]) -> Inputs:
 
 
 def make_loader(
-    structures: Dataset | IterableDataset | list[Inputs],
+    structures: Dataset | list[Inputs],
     batch_size: int,
     *,
     num_workers: int = 0,
-    shuffle: bool = False,
-    seed: int = 0,
+    shuffle_seed: int | None = None,
 ) -> AtomsLoader:
-    """Make a loader whose order depends on nothing but `seed`."""
+    """Make a loader of batches.
+
+    Parameters
+    ----------
+    structures : Dataset or list of dict
+        Structures; an IterableDataset has its own order.
+    batch_size : int
+        Structures a batch; the last may have fewer.
+    num_workers : int
+        Processes that prepare batches; 0 for this one. They don't change what comes.
+    shuffle_seed : int, optional
+        Shuffle by this and by the number that ``loader.sampler.set_epoch`` gets (Lightning calls
+        it); stored order by default.
+    """
+    sampler: DistributedSampler | None = None
+    if shuffle_seed is not None:
+        # The order of RandomSampler would depend on how often Lightning makes iterators, and with
+        # that on the number of workers.
+        sampler = DistributedSampler(
+            cast(Dataset, structures), num_replicas=1, rank=0, seed=shuffle_seed
+        )
     return AtomsLoader(
         structures,
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
+        # A stream's workers serve one epoch; others need not start anew for each.
+        persistent_workers=num_workers > 0 and not isinstance(structures, IterableDataset),
     )

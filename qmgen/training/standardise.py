@@ -43,7 +43,7 @@ class Standardisation:
         return self.atom_references_ev is not None
 
     def offset_ev(
-        self, z: Shaped[np.ndarray, " atoms"], atom_offset: Int64[np.ndarray, " n+1"]
+        self, z: Shaped[np.ndarray, " atoms"], atom_offset: Int64[np.ndarray, " bounds"]
     ) -> Float64[np.ndarray, " n"]:
         """Give the target that a network output of 0 stands for, eV.
 

@@ -55,12 +55,25 @@ def test_pyscf_reads_our_name_as_the_same_functional(name: str) -> None:
     np.testing.assert_allclose(energy, libxc.eval_xc(name, points)[0] * rho, rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("name", SEMILOCAL)
-def test_vanishing_density_and_gradient_stay_finite(name: str) -> None:
-    rho = jnp.array([0.0, 1e-30, 1e-13, 1e-3, 1.0])
-    for sigma in (jnp.zeros(5), jnp.array([0.0, 1e-40, 1e-20, 0.0, 0.0])):
+def test_vanishing_density_and_gradient_stay_finite(name: str, dtype: type) -> None:
+    rho = jnp.array([0.0, 1e-30, 1e-13, 1.1e-9, 1e-3, 1.0], dtype)
+    steep = (30 * rho ** (4 / 3)) ** 2
+    for sigma in (jnp.zeros(6, dtype), jnp.full(6, 1e-20, dtype), steep):
         for values in energy_density_and_potential(get_functional(name), rho, sigma):
             assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize("name", SEMILOCAL)
+def test_float32_equals_float64_to_its_rounding(name: str) -> None:
+    rho, sigma = molecular_points(2000)
+    exact = energy_density(get_functional(name), rho, sigma)
+    rounded = energy_density(
+        get_functional(name), rho.astype(jnp.float32), sigma.astype(jnp.float32)
+    )
+    # A few dozen operations, and cancellation between correlation's parts.
+    np.testing.assert_allclose(rounded, exact, rtol=1e-4, atol=1e-9)
 
 
 def test_float32_stays_float32() -> None:

@@ -8,9 +8,9 @@ import torch
 
 from qmgen.dataset import open_dataset
 from qmgen.errors import ConfigError, InputError, StoreError
-from qmgen.training import load_model, predict_file, train_model
+from qmgen.training import PropertyTask, load_model, predict_file, train_model
 from qmgen.units import EV_PER_HARTREE
-from tests.training.conftest import molecule
+from tests.training.synthetic import molecule
 
 
 def _quick(config, **changes):
@@ -68,15 +68,16 @@ def test_sizes(trained, store):
         assert size.molecules == len(np.unique(dataset.column("molecule", rows)))
 
 
-@pytest.mark.parametrize("in_memory_gib", [2.0, 0.0])
-def test_same_seed_same_result(store, small_config, tmp_path, in_memory_gib):
-    config = _quick(small_config, in_memory_gib=in_memory_gib)
+@pytest.mark.parametrize(("in_memory_gib", "num_workers"), [(2.0, 1), (0.0, 0)])
+def test_same_seed_same_result(store, small_config, tmp_path, in_memory_gib, num_workers):
+    config = _quick(small_config, in_memory_gib=in_memory_gib, epochs=3)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     one = train_model(store, tmp_path / "one", config)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
-    two = train_model(store, tmp_path / "two", config)
+    changed = config.model_copy(update={"num_workers": num_workers})
+    two = train_model(store, tmp_path / "two", changed)
     other = train_model(store, tmp_path / "other", config.model_copy(update={"seed": 9}))
     assert one.test_mae_ev == two.test_mae_ev
     assert other.test_mae_ev != one.test_mae_ev
@@ -117,8 +118,6 @@ def test_divergence_is_reported(store, small_config, tmp_path):
 
 
 def test_interrupt_leaves_the_best_model_so_far(store, small_config, tmp_path, monkeypatch):
-    from qmgen.training import PropertyTask
-
     step = PropertyTask.training_step
 
     def interrupted(self, batch):
