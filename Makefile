@@ -16,13 +16,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Label 64 molecules, check a sample against PySCF, train a SchNet, predict with it.
+# Label 144 molecules, check a sample against PySCF, train a SchNet, predict with it.
 demo: setup
 	rm -rf demo
 	mkdir demo
 	$(BIN)/qmgen generate workflows/data/demo.smi demo/dataset.zarr --config workflows/demo.yaml
 	$(BIN)/qmgen validate demo/dataset.zarr --sample 20
-	$(BIN)/qmgen train demo/dataset.zarr --target gap --out demo/schnet
+	$(BIN)/qmgen train demo/dataset.zarr --target gap --epochs 60 --out demo/schnet
 	$(BIN)/qmgen predict demo/schnet/model.ckpt demo/dataset.zarr --split test --out demo/predictions.csv
 	$(BIN)/qmgen info demo/dataset.zarr
 	@echo "Dataset: demo/dataset.zarr   learning curve: demo/schnet/learning_curve.png"

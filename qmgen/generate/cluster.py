@@ -1,13 +1,14 @@
 """Dask clusters: this machine, a scheduler that runs already, or Slurm jobs."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from qmgen.errors import ConfigError, MissingExtraError
 from qmgen.generate.config import ClusterConfig, SlurmConfig
@@ -66,6 +67,7 @@ def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
         workers = max(1, min(config.workers or cores, batches))
         threads = config.worker_threads or max(1, cores // (config.workers or cores))
         with _local(workers, threads) as cluster, Client(cluster) as client:
+            client.register_plugin(_IgnoreInterrupts())
             yield _connected(client, threads, f"{workers} local workers")
 
 
@@ -86,6 +88,13 @@ def _reach(address: str) -> Iterator[Client]:
         ) from error
     with client:
         yield client
+
+
+class _IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]
+    """Leaves Ctrl-C, which a terminal sends to workers as well, to the main process."""
+
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

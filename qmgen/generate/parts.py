@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def save_part(folder: Path, batch: int, slices: list[LabelledSlice]) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # Where the folder itself is the trouble, there is no such file either.
+        with suppress(OSError):
+            temporary.unlink()
         raise StoreError(
             f"can't write {path}: {error.strerror or error}; batches finished before it are kept. "
             "Free disk space and run the same command again"

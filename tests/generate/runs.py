@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
+
+from qmgen.errors import ConfigError
+from qmgen.generate import RunConfig, generate
+from qmgen.generate.config import ClusterConfig, SlurmConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +58,14 @@ def clear_message(done: "subprocess.CompletedProcess[str]") -> str:
     return line
 
 
+def abandon(source: Path, output: Path, config: RunConfig) -> None:
+    """Begin a run whose cluster can't be had, which leaves its plan."""
+    contradiction = ClusterConfig(scheduler="tcp://127.0.0.1:9", slurm=SlurmConfig())
+    with pytest.raises(ConfigError, match="not both"):
+        generate(source, output, config.model_copy(update={"cluster": contradiction}))
+    assert (output / "plan.sqlite").exists()
+
+
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
     """Let this process write no file beyond a size (bytes), as if the disk were full."""
@@ -64,6 +77,14 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+_LIMITED = """
+import os, resource, sys
+size = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 @dataclass(frozen=True)
 class Command:
     """The `qmgen` command in an environment of its own."""
@@ -71,17 +92,19 @@ class Command:
     environment: dict[str, str]
 
     def __call__(
-        self, *arguments: object, preexec_fn: Callable[[], None] | None = None
+        self, *arguments: object, largest_file: int | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """Run it to its end."""
+        """Run it to its end; `largest_file` (bytes) makes the disk full beyond that."""
+        line = self._line(arguments)
+        if largest_file is not None:
+            line = [sys.executable, "-c", _LIMITED, str(largest_file), *line]
         return subprocess.run(
-            self._line(arguments),
+            line,
             env=self.environment,
             capture_output=True,
             text=True,
             timeout=180,
             check=False,
-            preexec_fn=preexec_fn,
         )
 
     def start(self, *arguments: object, log: Path) -> "subprocess.Popen[bytes]":
@@ -104,9 +127,11 @@ def parts(output: Path) -> list[Path]:
     return sorted(output.glob("parts/*/*.npz"))
 
 
-def wait_for(condition: Callable[[], object], process: "subprocess.Popen[bytes]") -> bool:
-    """Wait until something holds or the process has ended; says whether it held first."""
-    deadline = time.monotonic() + 120
+def wait_for(
+    condition: Callable[[], object], process: "subprocess.Popen[bytes]", seconds: float = 120
+) -> bool:
+    """Wait until something holds, or the process or the time has ended; says whether it held."""
+    deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         if condition():
             return True

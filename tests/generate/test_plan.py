@@ -94,7 +94,7 @@ def test_a_molecule_beyond_a_batch_is_cut(tmp_path: Path) -> None:
 
 
 def test_batches_of_a_program_are_filled(tmp_path: Path) -> None:
-    """Molecules that share a program share batches: 12 molecules of 2 conformers in 3 batches."""
+    """Molecules that share a program share batches, so that only the last one is not full."""
     molecules = [f"[{mass}H]O[{other}H]" for mass in (1, 2, 3) for other in (1, 2, 3)]
     source = write_smiles(tmp_path / "w.smi", dict.fromkeys([*molecules, "N", "F", "B"], ""))
     made = build_plan(source, tmp_path / "plan.sqlite", config_of(2, 8))
