@@ -1,5 +1,6 @@
 """Dask clusters: this machine, a scheduler that runs already, or Slurm jobs."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
         workers = max(1, min(config.workers or cores, batches))
         threads = config.worker_threads or max(1, cores // (config.workers or cores))
         with _local(workers, threads) as cluster, Client(cluster) as client:
-            client.register_plugin(_IgnoreInterrupts())
+            client.register_plugin(_QuietWorker())
             yield _connected(client, threads, f"{workers} local workers")
 
 
@@ -90,11 +91,14 @@ def _reach(address: str) -> Iterator[Client]:
         yield client
 
 
-class _IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]
-    """Leaves Ctrl-C, which a terminal sends to workers as well, to the main process."""
+class _QuietWorker(WorkerPlugin):
+    """Leaves it to the main process to stop a run and to say so."""
 
     def setup(self, worker: Worker) -> None:
+        # A terminal sends Ctrl-C to workers as well.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Warns of every task that the end of a run cancels.
+        logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -149,6 +153,8 @@ def slurm_cluster(config: SlurmConfig) -> Any:
         memory=config.memory,
         walltime=config.walltime,
         interface=config.interface,
+        # Any free port; the usual one may be another user's on a login node.
+        scheduler_options={"dashboard_address": ":0"},
         job_extra_directives=list(config.job_extra_directives),
         job_script_prologue=list(config.job_script_prologue),
     )

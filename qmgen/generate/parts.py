@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from qmgen.errors import StoreError
 from qmgen.generate.worker import LabelledSlice
 
 _PER_FOLDER = 1000
+# What a changed bit makes of a zip file; RuntimeError where it seems encrypted or of another kind.
+_DAMAGE = (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def part_path(folder: Path, batch: int) -> Path:
@@ -75,10 +78,11 @@ def load_part(folder: Path, batch: int) -> list[LabelledSlice]:
     """
     path = part_path(folder, batch)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # NumPy leaves a file open that it opened and found damaged.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             entries = json.loads(arrays["entries"].tobytes())
             return [_slice(arrays, i, entry) for i, entry in enumerate(entries)]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise StoreError(f"{path} is missing or damaged: {error}") from error
 
 

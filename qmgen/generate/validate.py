@@ -139,7 +139,8 @@ def stored_config(dataset: Dataset) -> DFTConfig:
 
 def _difference(row: dict[str, Any], config: DFTConfig) -> dict[str, float] | None:
     """Largest absolute difference of each label of one conformer, atomic units."""
-    calculation = pyscf_calculation(row["z"], row["pos"], config, int(row["charge"]))
+    z = row["z"].astype(np.int32)
+    calculation = pyscf_calculation(z, row["pos"], config, int(row["charge"]))
     # Orbital energies and dipoles are of first order in what convergence leaves, so the reference
     # is converged further than the labels.
     calculation.conv_tol_grad = 1e-6

@@ -53,9 +53,10 @@ def clear_message(done: "subprocess.CompletedProcess[str]") -> str:
     """Give the one line that a failed command says on stderr."""
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-    assert line.startswith("qmgen: ")
-    return line
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("qmgen: ")
+    return lines[0]
 
 
 def abandon(source: Path, output: Path, config: RunConfig) -> None:

@@ -42,26 +42,27 @@ def check(run: Long, output: Path) -> None:
 
 
 def test_killed_three_times(qmgen: Command, undisturbed: Long, tmp_path: Path) -> None:
-    """Twice at random moments and once, for certain, while it labels."""
+    """Once, for certain, while it labels, and twice at random moments."""
     output = tmp_path / "store"
-    moments = np.random.default_rng(20).uniform(0.1, 0.9, 2) * undisturbed.seconds
+    moments = np.random.default_rng(20).uniform(0.1, 0.6, 2) * undisturbed.seconds
     kept = 0
-    for moment in (*moments, None):
+    for moment in (None, *moments):
         process = qmgen.start(*undisturbed.arguments(output), log=tmp_path / "log")
         if moment is None:
-            labelling = wait_for(lambda: len(parts(output)) >= min(kept + 4, 70), process)  # noqa: B023
-            assert labelling
+            assert wait_for(lambda: len(parts(output)) >= 4, process)
         else:
             wait_for(lambda: False, process, seconds=moment)
         kill_group(process)
-        assert len(parts(output)) >= kept
+        if (output / "zarr.json").exists():
+            # The programs are compiled by now, so it may be faster than the undisturbed run.
+            break
+        assert kept <= len(parts(output)) < undisturbed.batches
         kept = len(parts(output))
-        if output.exists():
-            with pytest.raises(StoreIncompleteError):
-                open_dataset(output)
-    assert 0 < kept < undisturbed.batches
+        with pytest.raises(StoreIncompleteError):
+            open_dataset(output)
     text = finish(qmgen, undisturbed, output)
-    assert f"{kept} of {undisturbed.batches} batches were done before" in text
+    before = f"{kept} of {undisturbed.batches} batches were done before"
+    assert before in text or "is complete already" in text
 
 
 def test_the_main_process_alone_is_killed(
@@ -79,7 +80,6 @@ def test_the_main_process_alone_is_killed(
     while group_members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not group_members(process.pid)
-    finish(qmgen, undisturbed, output)
 
 
 def test_a_worker_dies(qmgen: Command, undisturbed: Long, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_disk_is_full(qmgen: Command, undisturbed: Long, tmp_path: Path, whe
     if where != "plan":
         abandon(undisturbed.source, output, config)
         water, ammonia = (
-            part_bytes(Plan(output / "plan.sqlite"), number, config, tmp_path) for number in (0, 10)
+            part_bytes(Plan(output / "plan.sqlite"), number, config, tmp_path) for number in (0, 6)
         )
         assert water < ammonia
         largest_file = water if where == "part" else 16_000

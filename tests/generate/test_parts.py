@@ -101,14 +101,14 @@ def test_a_truncated_batch_is_done_again(tmp_path: Path, share: float) -> None:
     assert not path.exists()
 
 
-def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    """In every part of the file that holds values; names and sizes of members are kept twice."""
+def test_a_flipped_bit_among_values_is_noticed(tmp_path: Path) -> None:
     save_part(tmp_path, 3, SLICES)
     path = part_path(tmp_path, 3)
     whole = path.read_bytes()
-    values = SLICES[0].record.conformers["orbital_energies"].tobytes()  # type: ignore[union-attr]
+    assert SLICES[0].record is not None
+    values = SLICES[0].record.conformers["orbital_energies"].tobytes()
     first = whole.index(values)
-    for place in np.linspace(first, first + len(values) - 1, 5).astype(int):
+    for place in range(first, first + len(values), 5):
         damaged = bytearray(whole)
         damaged[place] ^= 1
         path.write_bytes(damaged)
@@ -117,21 +117,23 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 def test_no_flipped_bit_changes_values_unnoticed(tmp_path: Path) -> None:
+    """A bit in every 7th byte; some lie where nothing is read, such as dates."""
     save_part(tmp_path, 3, SLICES)
     path = part_path(tmp_path, 3)
     whole = path.read_bytes()
     noticed = 0
-    for place in np.random.default_rng(5).integers(len(whole), size=60):
+    for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << int(place) % 8
+        damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        if is_complete(tmp_path, 3):
-            # It lay where nothing is read, such as a date.
-            for one, other in zip(SLICES, load_part(tmp_path, 3), strict=True):
-                assert_same(one, other)
-        else:
+        try:
+            again = load_part(tmp_path, 3)
+        except StoreError:
             noticed += 1
-    assert noticed > 20
+        else:
+            for one, other in zip(SLICES, again, strict=True):
+                assert_same(one, other)
+    assert noticed > len(whole) / 7 / 2
 
 
 @pytest.mark.parametrize("limit", [0, 100, 4000])
@@ -139,7 +141,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, limit: int) -> 
     save_part(tmp_path, 0, SLICES)
     with (
         file_size_limit(limit),
-        pytest.raises(StoreError, match="batches finished before it are kept. Free disk space"),
+        pytest.raises(StoreError, match="finished before it are kept"),
     ):
         save_part(tmp_path, 1, SLICES)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [part_path(tmp_path, 0)]

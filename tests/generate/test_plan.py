@@ -167,13 +167,18 @@ def test_reasons_are_counted_and_repeats_are_one_reason(tmp_path: Path) -> None:
     source = tmp_path / "repeats.smi"
     source.write_text("O\nN\n[OH2]\nN\nO\n[CH3]\n", encoding="utf-8")
     reasons = build_plan(source, tmp_path / "plan.sqlite", config_of()).rejected_by_reason()
-    assert list(reasons.items())[0] == ("duplicate", 3)
+    assert next(iter(reasons.items())) == ("duplicate", 3)
     assert sorted(reasons.values()) == [1, 3]
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("C1CC\n", "line 1: "), ("[CH3]\n[OH]\n", "open shell"), ("C[Hg]C\n", "Hg"), ("", "no record")],
+    [
+        ("C1CC\n", "line 1: "),
+        ("[CH3]\n[OH]\n", "open shell"),
+        ("C[Hg]C\n", "Hg"),
+        ("", "no record"),
+    ],
 )
 def test_nothing_to_label(tmp_path: Path, text: str, reason: str) -> None:
     folder = tmp_path / "run"

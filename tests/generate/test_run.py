@@ -1,4 +1,4 @@
-"""Whole runs: the store they make, what they refuse, and that it doesn't matter who did the work."""
+"""Whole runs: the store they make, what they refuse, and who may do the work."""
 
 import gzip
 from pathlib import Path
@@ -233,9 +233,7 @@ def test_a_file_with_a_third_of_broken_lines(scheduler: str, tmp_path: Path) -> 
     assert sum(summary.metadata.counts.rejected.values()) == len(broken)
 
 
-def test_failures_of_labelling_are_stored_with_their_place(
-    scheduler: str, tmp_path: Path
-) -> None:
+def test_failures_of_labelling_are_stored_with_their_place(scheduler: str, tmp_path: Path) -> None:
     source = tmp_path / "hard.smi"
     source.write_text("O water\nC1#CC1 strained\nC[Hg]C toxic\nN ammonia\n", encoding="utf-8")
     config = load_config(
@@ -250,9 +248,7 @@ def test_failures_of_labelling_are_stored_with_their_place(
     assert summary.unsuited_molecules == 1
     dataset = open_dataset(tmp_path / "store")
     found = [(f.line, f.conformer, f.stage) for f in dataset.failures()]
-    unconverged = [
-        (row["line"], row["index"], "label") for row in dataset if not row["converged"]
-    ]
+    unconverged = [(row["line"], row["index"], "label") for row in dataset if not row["converged"]]
     assert unconverged
     assert sorted(found) == sorted([*unconverged, (2, -1, "embed"), (3, -1, "read")])
     assert dataset.metadata.counts.converged == len(dataset) - len(unconverged)
