@@ -1,6 +1,6 @@
 """Differences from PySCF over molecules, bases and functionals, in float64 and float32.
 
-    make accuracy
+Run as `make accuracy`.
 """
 
 import itertools

@@ -1,10 +1,7 @@
 """Labels per second per core: qmgen against PySCF's RKS on the same conformers, same options.
 
 Both sides run on one thread, in this process, on the same geometries; compilation is timed apart.
-Every label is also compared, so that speed is shown at equal accuracy.
-
-    make benchmark
-    python benchmarks/labels_per_second.py --molecules 20 --conformers 4
+Every label is also compared, so that speed is shown at equal accuracy. Run as `make benchmark`.
 """
 
 import argparse
@@ -33,7 +30,7 @@ MOLECULES = Path(__file__).parent / "data" / "gdb9.smi"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--molecules", type=int, default=20)
     parser.add_argument("--conformers", type=int, default=4)
     parser.add_argument("--functional", default="b3lyp5")
@@ -86,15 +83,21 @@ def main() -> None:
         )
     ours_all, theirs_all, error_all = (np.array(column) for column in zip(*rows, strict=True))
     print()
-    print(f"labels per second per core: qmgen {1 / ours_all.mean():.2f}, "
-          f"PySCF {1 / theirs_all.mean():.2f}")
-    print(f"ratio to PySCF: median {statistics.median(theirs_all / ours_all):.2f}, "
-          f"{(theirs_all / ours_all).min():.2f} to {(theirs_all / ours_all).max():.2f}")
+    print(
+        f"labels per second per core: qmgen {1 / ours_all.mean():.2f}, "
+        f"PySCF {1 / theirs_all.mean():.2f}"
+    )
+    print(
+        f"ratio to PySCF: median {statistics.median(theirs_all / ours_all):.2f}, "
+        f"{(theirs_all / ours_all).min():.2f} to {(theirs_all / ours_all).max():.2f}"
+    )
     print(f"compile time apart: {compile_seconds:.1f} s for {len(shapes)} programs")
     print(f"largest energy error: {error_all.max():.1e} Ha")
     hardware = describe_hardware([d.device_kind for d in jax.devices()])
-    print(f"{hardware.cpu}, {hardware.cores} cores, one thread each side; {platform.system()}; "
-          f"{package_versions()}")
+    print(
+        f"{hardware.cpu}, {hardware.cores} cores, one thread each side; {platform.system()}; "
+        f"{package_versions()}"
+    )
 
 
 if __name__ == "__main__":
