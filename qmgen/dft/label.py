@@ -27,7 +27,7 @@ from qmgen.errors import UnsupportedMoleculeError
 # Smallest eigenvalue of the overlap below which the basis counts as linearly dependent: the
 # orbitals' coefficients then carry rounding errors above the accuracy that is promised.
 LINEAR_DEPENDENCE = 1e-9
-# Largest memory that one conformer's integrals and supermatrix may take, bytes.
+# Largest memory that one conformer's integrals and orbitals on the grid may take, bytes.
 MAX_BYTES_PER_CONFORMER = 8 * 2**30
 # Points a block of the grid: orbitals and gradients of 60 orbitals on it fill about 2 MB, a
 # core's second-level cache.
@@ -241,12 +241,14 @@ def label_conformers(
 def check_memory(shape: ProgramShape) -> None:
     """Raise `UnsupportedMoleculeError` where a conformer's integrals would not fit."""
     npair = shape.nao * (shape.nao + 1) // 2
-    needed = 8 * (packed_size(shape.nao) + npair * npair)
+    # Distinct integrals, supermatrix, and orbitals with gradients on the grid.
+    needed = 8 * (packed_size(shape.nao) + npair * npair + 4 * shape.npoints * shape.nao)
     if needed > MAX_BYTES_PER_CONFORMER:
         raise UnsupportedMoleculeError(
-            f"{shape.nao} orbitals: the exact two-electron integrals of a conformer need "
-            f"{needed / 2**30:.0f} GiB, more than the {MAX_BYTES_PER_CONFORMER / 2**30:.0f} GiB "
-            "that are allowed; use a smaller basis"
+            f"{shape.nao} orbitals on {shape.npoints} grid points: a conformer's integrals and "
+            f"orbitals need {needed / 2**30:.0f} GiB, more than the "
+            f"{MAX_BYTES_PER_CONFORMER / 2**30:.0f} GiB that are allowed; use a smaller basis or "
+            "grid"
         )
 
 

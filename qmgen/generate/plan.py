@@ -5,7 +5,7 @@ their compiled program, so that batches that follow each other share programs; t
 together window by window, so that it keeps the order of the input in bounded memory.
 """
 
-import contextlib
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -87,7 +87,7 @@ class Plan:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def _connect(self) -> contextlib.closing[sqlite3.Connection]:
+    def _connect(self) -> closing[sqlite3.Connection]:
         return closing(sqlite3.connect(self.path))
 
     def counts(self) -> PlanCounts:
@@ -285,29 +285,50 @@ def _write_window(
         "INSERT INTO molecule VALUES (?, ?, ?)",
         ((m.number, window, m.molecule.to_json()) for m in members),
     )
-    # Largest programs first: what is left at the end, when workers run dry, is short.
-    ordered = sorted(members, key=lambda m: (tuple(-n for n in m.shape), m.number))
+    for number, slices in enumerate(_in_order_of_work(_cut(members, config)), start=batch):
+        db.executemany(
+            "INSERT INTO slice VALUES (?, ?, ?, ?)", ((number, *part) for part in slices)
+        )
+        conformers = sum(stop - start for _, start, stop in slices)
+        db.execute("INSERT INTO batch VALUES (?, ?, ?)", (number, window, conformers))
+        batch = number + 1
+    return batch
+
+
+# Molecule's number, first conformer, one past the last.
+_Range = tuple[int, int, int]
+
+
+def _cut(members: list[_Sized], config: RunConfig) -> list[list[list[_Range]]]:
+    """Batches of each program, as ranges of conformers; largest program first."""
     room = config.batch_conformers
-    used = 0
-    shape: tuple[int, ...] | None = None
-    for member in ordered:
-        if used and member.shape != shape:
-            batch, used = _close_batch(db, batch, window, used), 0
-        shape = member.shape
-        start, wanted = 0, _expected_conformers(member.molecule, config)
-        while start < wanted:
-            stop = min(wanted, start + room - used)
-            db.execute("INSERT INTO slice VALUES (?, ?, ?, ?)", (batch, member.number, start, stop))
-            used += stop - start
-            start = stop
-            if used == room:
-                batch, used = _close_batch(db, batch, window, used), 0
-    return _close_batch(db, batch, window, used) if used else batch
+    programs: list[list[list[_Range]]] = []
+    by_shape = sorted(members, key=lambda m: (tuple(-n for n in m.shape), m.number))
+    for _, group in itertools.groupby(by_shape, key=lambda m: m.shape):
+        batches: list[list[_Range]] = [[]]
+        used = 0
+        for member in group:
+            start, wanted = 0, _expected_conformers(member.molecule, config)
+            while start < wanted:
+                if used == room:
+                    batches.append([])
+                    used = 0
+                stop = min(wanted, start + room - used)
+                batches[-1].append((member.number, start, stop))
+                used += stop - start
+                start = stop
+        programs.append(batches)
+    return programs
 
 
-def _close_batch(db: sqlite3.Connection, batch: int, window: int, conformers: int) -> int:
-    db.execute("INSERT INTO batch VALUES (?, ?, ?)", (batch, window, conformers))
-    return batch + 1
+def _in_order_of_work(programs: list[list[list[_Range]]]) -> Iterator[list[_Range]]:
+    """One batch of every program first, so that workers compile different ones side by side.
+
+    They find each other's in the compilation cache when they come to the rest. Large programs go
+    first in both parts: what is left at the end, when workers run dry, is short.
+    """
+    yield from (batches[0] for batches in programs)
+    yield from (batch for batches in programs for batch in batches[1:])
 
 
 def _expected_conformers(molecule: Molecule, config: RunConfig) -> int:

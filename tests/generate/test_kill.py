@@ -122,7 +122,7 @@ def test_the_disk_is_full(qmgen: Command, undisturbed: Long, tmp_path: Path, whe
             part_bytes(Plan(output / "plan.sqlite"), number, config, tmp_path) for number in (0, 6)
         )
         assert water < ammonia
-        largest_file = water if where == "part" else 16_000
+        largest_file = water if where == "part" else 8_000
     done = qmgen(*undisturbed.arguments(output), largest_file=largest_file)
     message = clear_message(done)
     assert "ree disk space" in message
