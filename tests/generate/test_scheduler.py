@@ -140,8 +140,11 @@ def test_a_scheduler_that_dies_is_no_molecule_s_fault(
 def test_a_cluster_without_qmgen_is_no_molecule_s_fault(
     qmgen: Command, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    # An isolated process (-I) reads no PYTHONPATH, and starts in a folder without qmgen.
-    bare = {name: v for name, v in environment.items() if name != "PYTHONPATH"}
+    # In its place these processes find a package that can't be imported.
+    hidden = tmp_path / "hidden" / "qmgen"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ModuleNotFoundError(name='qmgen')\n")
+    bare = environment | {"PYTHONPATH": str(hidden.parent)}
     source = write_smiles(tmp_path / "molecules.smi", {"O": "water", "N": "ammonia"})
     (tmp_path / "dask").mkdir()
     with dask_processes(bare, tmp_path / "dask") as (address, _):
