@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 from distributed import Future, as_completed
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from qmgen.dataset import Failure
@@ -75,7 +76,7 @@ def _outcome(future: Future) -> list[LabelledSlice] | Exception:
     """
     try:
         return future.result()
-    except CancelledError as error:
+    except (CancelledError, CommClosedError) as error:
         raise ClusterError(
             "lost the Dask scheduler; finished batches are kept, run the same command again"
         ) from error
