@@ -8,6 +8,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from qmgen.dataset import package_versions
 from qmgen.dataset.provenance import describe_hardware
 from qmgen.dft import DFTConfig, label_conformers, program_shape
 from qmgen.dft.interop import pyscf_calculation
+from qmgen.errors import ConformerError
 from qmgen.molecules import ConformerConfig, Molecule, embed_conformers, read_molecules
 from qmgen.units import BOHR_PER_ANGSTROM
 
@@ -52,10 +54,15 @@ def main() -> None:
     compile_seconds = 0.0
     print("| molecule | orbitals | qmgen s | PySCF s | ratio | max error Ha |")
     print("|---|---|---|---|---|---|")
-    for molecule in records[: arguments.molecules]:
-        positions = BOHR_PER_ANGSTROM * embed_conformers(
-            molecule, ConformerConfig(per_molecule=arguments.conformers), run_seed=0
-        )
+    wanted = ConformerConfig(per_molecule=arguments.conformers)
+    for molecule in records:
+        if len(rows) == arguments.molecules:
+            break
+        try:
+            positions = BOHR_PER_ANGSTROM * embed_conformers(molecule, wanted, run_seed=0)
+        except ConformerError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         shape = program_shape(molecule.atomic_numbers, config)
         if shape not in shapes:
             shapes.add(shape)
