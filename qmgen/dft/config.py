@@ -43,7 +43,7 @@ class DFTConfig(BaseModel):
         None,
         gt=0,
         description="Energy change at convergence, Hartree. Default 1e-10 in float64, which "
-        "leaves errors of 1e-6 Hartree in orbital energies and 1e-5 Debye in dipoles, and 1e-5 "
+        "leaves errors of 1e-6 Hartree in orbital energies and 1e-5 Debye in dipoles, and 1e-6 "
         "in float32, on top of the rounding of a molecule's energy.",
     )
     energy_std_tol_ev: float = Field(
@@ -77,7 +77,7 @@ class DFTConfig(BaseModel):
         """Energy change at convergence that is in force, Hartree."""
         if self.conv_tol is not None:
             return self.conv_tol
-        return 1e-10 if self.precision == "float64" else 1e-5
+        return 1e-10 if self.precision == "float64" else 1e-6
 
     @property
     def gradient_tolerance(self) -> float:
