@@ -14,6 +14,9 @@ from pathlib import Path
 
 # Before JAX and libcint start: one thread on each side.
 os.environ["OMP_NUM_THREADS"] = "1"
+if hasattr(os, "sched_setaffinity"):
+    # XLA takes as many threads as there are cores, whatever its flags say.
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 
 import jax

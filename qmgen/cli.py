@@ -62,13 +62,18 @@ def generate(
         typer.Option(help="hf, svwn, pbe, pbe0, b3lyp, b3lyp5 or b3lypg [default: b3lyp]."),
     ] = None,
     basis: Annotated[
-        str | None, typer.Option(help="Any all-electron basis by name [default: sto-3g].")
+        str | None,
+        typer.Option(help="Any all-electron basis by name, or a file [default: sto-3g]."),
     ] = None,
     grid_level: Annotated[
         int | None, typer.Option(min=0, max=9, help="PySCF's grid level [default: 3].")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float64 or float32 cycles [default: float64].")
+    ] = None,
+    forces: Annotated[
+        bool | None,
+        typer.Option("--forces/--no-forces", help="Also nuclear forces [default: no]."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run [default: 0].")] = None,
     workers: Annotated[
@@ -92,12 +97,22 @@ def generate(
             "grid_level": grid_level,
             "precision": precision,
         },
+        "labels": {"forces": forces},
         "cluster": {"workers": workers, "scheduler": scheduler},
     }
+    settings = load_config(config, overrides)
+    for note in settings.notes():
+        _errors.print(
+            f"qmgen: warning: {note}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     summary = run(
         source,
         output,
-        load_config(config, overrides),
+        settings,
         smiles_column=smiles_column,
         progress=Progress(_console),
     )
@@ -109,8 +124,11 @@ def generate(
     _print_failures(output, limit=20)
     _say(f"next: qmgen validate {output}; qmgen train {output} --out run/")
     if summary.unsuited_molecules:
+        from qmgen.dft.basis_file import basis_title
+
+        title = basis_title(settings.dft.basis)
         _errors.print(
-            f"qmgen: basis {summary.metadata.provenance.config['dft']['basis']} lacks elements of "  # type: ignore[index,call-overload]
+            f"qmgen: basis {title} lacks elements of "
             f"{summary.unsuited_molecules} molecules, which have no labels (listed above); all "
             "others are labelled. Choose a basis that covers them with --basis",
             style="red",
@@ -195,6 +213,10 @@ def info(
     for name, value in provenance.model_dump(mode="json").items():
         _say(f"{name}: {value}")
     _say(f"created: {dataset.metadata.created}")
+    if dataset.metadata.optional_labels:
+        _say(f"optional labels: {', '.join(dataset.metadata.optional_labels)}")
+    for note in dataset.metadata.notes:
+        _say(f"note: {note}")
     _print_failures(store, limit=None if failures else 0)
 
 

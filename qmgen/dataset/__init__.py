@@ -11,6 +11,8 @@ from qmgen.dataset.metadata import StoreMetadata as StoreMetadata
 from qmgen.dataset.metadata import json_schemas as json_schemas
 from qmgen.dataset.metadata import schema_text as schema_text
 from qmgen.dataset.metadata import write_schema as write_schema
+from qmgen.dataset.packed import pack_symmetric as pack_symmetric
+from qmgen.dataset.packed import unpack_symmetric as unpack_symmetric
 from qmgen.dataset.provenance import collect_provenance as collect_provenance
 from qmgen.dataset.provenance import config_hash as config_hash
 from qmgen.dataset.provenance import file_sha256 as file_sha256
@@ -24,6 +26,7 @@ from qmgen.dataset.record import empty_conformers as empty_conformers
 from qmgen.dataset.schema import CONFORMER as CONFORMER
 from qmgen.dataset.schema import FAILURE as FAILURE
 from qmgen.dataset.schema import MOLECULE as MOLECULE
+from qmgen.dataset.schema import OPTIONAL as OPTIONAL
 from qmgen.dataset.schema import RUN_FILE as RUN_FILE
 from qmgen.dataset.schema import Field as Field
 from qmgen.dataset.splits import SPLITS as SPLITS

@@ -15,6 +15,7 @@ _AXES = {
     "failures": "failure",
     "atom_offset": "atom",
     "orbital_offset": "orbital",
+    "pair_offset": "pair",
 }
 
 

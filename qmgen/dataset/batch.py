@@ -6,6 +6,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Int64
 
+from qmgen.dataset.packed import pair_count
 from qmgen.dataset.schema import COLUMNS
 
 
@@ -20,7 +21,7 @@ class Batch:
     n_atoms : Int64[n]
         Atoms a row.
     atom_offset : Int64[n + 1]
-        Row ``i`` of ``z``, ``pos`` and ``mulliken_charges`` is ``[atom_offset[i]:atom_offset[i +
+        Row ``i`` of ``z``, ``pos`` and other values of atoms is ``[atom_offset[i]:atom_offset[i +
         1]]``; starts at 0.
     orbital_offset : Int64[n + 1]
         The same for ``orbital_energies``.
@@ -47,6 +48,11 @@ class Batch:
             The batch was read without it.
         """
         return self.columns[name]
+
+    @property
+    def pair_offset(self) -> Int64[np.ndarray, " bounds"]:
+        """Offsets of ``density_matrix`` and ``fock_matrix``, which hold pairs of orbitals."""
+        return np.concatenate([[0], np.cumsum(pair_count(np.diff(self.orbital_offset)))])
 
     def offsets(self, name: str) -> Int64[np.ndarray, " bounds"] | None:
         """Offsets that cut a flat column into rows; None for a column that has one entry a row."""

@@ -38,13 +38,16 @@ def store_digest(path: str | os.PathLike[str]) -> str:
     path = Path(os.path.abspath(path))
     metadata = read_metadata(path)
     check_sizes(path, read_manifest(path))
-    content = metadata.model_dump(mode="json", exclude={"created", "provenance"})
+    # What an earlier version did not write yet is no part of its stores' content.
+    content = metadata.model_dump(
+        mode="json", exclude={"created", "provenance"}, exclude_unset=True
+    )
     content["provenance"] = metadata.provenance.model_dump(
         mode="json", exclude={"versions", "hardware", "command", "source"}
     )
     content["source_sha256"] = metadata.provenance.source.sha256
     total = hashlib.sha256(_canonical(content))
-    for group, arrays in open_arrays(path).items():
+    for group, arrays in open_arrays(path, metadata).items():
         for name, array in arrays.items():
             total.update(_canonical([group, name, str(array.dtype), list(array.shape)]))
             step = max(1, _VALUES // max(1, int(np.prod(array.shape[1:]))))

@@ -85,9 +85,16 @@ class StoreMetadata(_Frozen):
     provenance: Provenance = Described(description="how the labels were made")
     counts: Counts = Described(description="how much the store holds")
     split: Split = Described(description="how molecules were split")
+    optional_labels: tuple[str, ...] = Described(
+        (), description="arrays of the conformers that only runs which ask for them store"
+    )
+    notes: tuple[str, ...] = Described(
+        (), description="what a user of the labels should know, one sentence or two each"
+    )
 
 
 Label = float | None
+Vector = tuple[Label, Label, Label]
 
 
 def _described(name: str) -> Any:
@@ -96,7 +103,10 @@ def _described(name: str) -> Any:
 
 
 class Record(_Frozen):
-    """One conformer with its molecule, as the reader returns it; null stands for NaN."""
+    """One conformer with its molecule, as the reader returns it; null stands for NaN.
+
+    Labels that the store doesn't have are null as well.
+    """
 
     molecule: Annotated[int, _described("molecule")]
     smile: Annotated[str, _described("smile")]
@@ -121,10 +131,16 @@ class Record(_Frozen):
     converged: Annotated[bool, _described("converged")]
     iterations: Annotated[int, _described("iterations")]
     attempts: Annotated[int, _described("attempts")]
-    dipole: Annotated[tuple[Label, Label, Label], _described("dipole")]
-    pos: Annotated[list[tuple[Label, Label, Label]], _described("pos")]
+    dipole: Annotated[Vector, _described("dipole")]
+    quadrupole: Annotated[tuple[Vector, Vector, Vector] | None, _described("quadrupole")] = None
+    pos: Annotated[list[Vector], _described("pos")]
     mulliken_charges: Annotated[list[Label], _described("mulliken_charges")]
     orbital_energies: Annotated[list[Label], _described("orbital_energies")]
+    forces: Annotated[list[Vector] | None, _described("forces")] = None
+    dispersion_energy: Annotated[Label, _described("dispersion_energy")] = None
+    dispersion_forces: Annotated[list[Vector] | None, _described("dispersion_forces")] = None
+    density_matrix: Annotated[list[Label] | None, _described("density_matrix")] = None
+    fock_matrix: Annotated[list[Label] | None, _described("fock_matrix")] = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":

@@ -9,7 +9,7 @@ from zarr.storage import LocalStore
 
 from qmgen.dataset.manifest import damaged
 from qmgen.dataset.metadata import StoreMetadata
-from qmgen.dataset.schema import GROUPS, KIND, RUN_FILE, SCHEMA_VERSION
+from qmgen.dataset.schema import KIND, OPTIONAL, RUN_FILE, SCHEMA_VERSION, store_groups
 from qmgen.errors import StoreError, StoreIncompleteError
 
 
@@ -51,13 +51,17 @@ def read_metadata(path: Path) -> StoreMetadata:
             "upgrade qmgen"
         )
     try:
-        return StoreMetadata.model_validate(attributes)
+        metadata = StoreMetadata.model_validate(attributes)
     except pydantic.ValidationError as error:
         raise damaged(path, root, f"not valid metadata ({error.errors()[0]['msg']})") from error
+    unknown = set(metadata.optional_labels) - set(OPTIONAL)
+    if unknown:
+        raise damaged(path, root, f"not valid metadata (unknown labels {sorted(unknown)})")
+    return metadata
 
 
-def open_arrays(path: Path) -> dict[str, dict[str, zarr.Array]]:
-    """Open every array of the schema, by group and name; reads no data.
+def open_arrays(path: Path, metadata: StoreMetadata) -> dict[str, dict[str, zarr.Array]]:
+    """Open every array that a store with these metadata has, by group and name; reads no data.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def open_arrays(path: Path) -> dict[str, dict[str, zarr.Array]]:
     root = zarr.open_group(LocalStore(path, read_only=True), mode="r")
     return {
         group: {name: _array(path, root, f"{group}/{name}") for name in fields}
-        for group, fields in GROUPS.items()
+        for group, fields in store_groups(metadata.optional_labels, metadata.schema_version).items()
     }
 
 

@@ -14,8 +14,9 @@ from qmgen.dataset.gather import ragged_rows, take
 from qmgen.dataset.manifest import check_sizes, check_sums, read_manifest
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_arrays, read_metadata
+from qmgen.dataset.packed import pair_count
 from qmgen.dataset.record import Failure
-from qmgen.dataset.schema import COLUMNS, CONFORMER, MOLECULE
+from qmgen.dataset.schema import COLUMNS, CONFORMER, MOLECULE, OPTIONAL, conformer_fields
 from qmgen.dataset.splits import SPLITS
 from qmgen.errors import InputError
 
@@ -63,17 +64,23 @@ class Dataset:
         Folder of the store, absolute.
     metadata : StoreMetadata
         What the store says about itself.
+    columns : tuple of str
+        Names of the columns of a row.
     """
 
     path: Path
     metadata: StoreMetadata
+    columns: tuple[str, ...]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
         self.metadata = read_metadata(self.path)
         self._files = read_manifest(self.path)
         check_sizes(self.path, self._files)
-        self._arrays = open_arrays(self.path)
+        self._arrays = open_arrays(self.path, self.metadata)
+        self._fields = conformer_fields(self.metadata.optional_labels, self.metadata.schema_version)
+        absent = {*CONFORMER, *OPTIONAL} - set(self._fields)
+        self.columns = tuple(name for name in COLUMNS if name not in absent)
 
     def __reduce__(self) -> tuple[type["Dataset"], tuple[Path]]:
         return Dataset, (self.path,)
@@ -90,11 +97,6 @@ class Dataset:
         """Number of molecules, those without conformers included."""
         return self.metadata.counts.molecules
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns of a row."""
-        return tuple(COLUMNS)
-
     def units(self, name: str) -> str:
         """Give the unit of a column; ``"1"`` where there is none.
 
@@ -103,7 +105,7 @@ class Dataset:
         InputError
             There is no such column.
         """
-        _check_columns([name])
+        self._check_columns([name])
         group = "molecules" if name in MOLECULE else "conformers"
         return str(self._arrays[group][name].attrs["units"])
 
@@ -151,13 +153,15 @@ class Dataset:
         """
         index = self._rows(rows)
         names = self.columns if columns is None else tuple(columns)
-        _check_columns(names)
+        self._check_columns(names)
         conformers = self._arrays["conformers"]
         atoms, atom_offset = self._span("conformers", "atom_offset", index)
         orbitals, orbital_offset = self._span("conformers", "orbital_offset", index)
         elements = {"atom_offset": atoms, "orbital_offset": orbitals, None: index}
+        if any(COLUMNS[name].offset == "pair_offset" for name in names):
+            elements["pair_offset"], _ = self._span("conformers", "pair_offset", index)
         molecules = np.empty(0, dtype=np.int64)
-        if any(name not in CONFORMER for name in names):
+        if any(name not in self._fields for name in names):
             molecules = take(conformers["molecule"], index)
         values = {}
         for name in names:
@@ -166,7 +170,7 @@ class Dataset:
             elif name in MOLECULE:
                 values[name] = self._molecule_column(name, molecules)
             else:
-                values[name] = take(conformers[name], elements[CONFORMER[name].offset])
+                values[name] = take(conformers[name], elements[self._fields[name].offset])
         return Batch(index, np.diff(atom_offset), atom_offset, orbital_offset, values)
 
     def column(
@@ -226,9 +230,10 @@ class Dataset:
         one = np.array([range(self.num_molecules)[molecule]])
         values = {name: self._molecule_column(name, one) for name in MOLECULE}
         result: dict[str, Any] = {n: v if n == "z" else v[0] for n, v in values.items()}
-        sizes = {"nat": len(values["z"]), "nmo": int(result["nao"])}
-        block = self.batch(slice(rows.start, rows.stop), tuple(CONFORMER))
-        for name, field in CONFORMER.items():
+        nao = int(result["nao"])
+        sizes = {"nat": len(values["z"]), "nmo": nao, "npair": pair_count(nao)}
+        block = self.batch(slice(rows.start, rows.stop), tuple(self._fields))
+        for name, field in self._fields.items():
             dims = (sizes[dim] if isinstance(dim, str) else dim for dim in field.dims)
             result[name] = block[name].reshape(len(rows), *dims)
         return result
@@ -293,7 +298,7 @@ class Dataset:
             There is no such split or column, or `block_size` is not positive.
         """
         _check_split(split)
-        _check_columns(columns or ())
+        self._check_columns(columns or ())
         if block_size < 1:
             raise InputError(f"block_size must be at least 1, not {block_size}")
         return self._blocks(block_size, split, seed, converged_only, columns)
@@ -336,6 +341,11 @@ class Dataset:
             A file is missing or its content has changed.
         """
         check_sums(self.path, self._files)
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        for name in sorted(set(names) - set(self.columns)):
+            hint = "; runs store it only if their labels ask for it" * (name in OPTIONAL)
+            raise InputError(f"no column {name!r}; the columns are {', '.join(self.columns)}{hint}")
 
     def _rows(self, rows: slice | Sequence[int] | np.ndarray) -> Int64[np.ndarray, " n"]:
         if isinstance(rows, slice):
@@ -382,12 +392,6 @@ def _checked(index: int, size: int, what: str) -> int:
     if not -size <= index < size:
         raise IndexError(f"{what} {index} is out of range: the dataset has {size}")
     return index % size
-
-
-def _check_columns(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in COLUMNS:
-            raise InputError(f"no column {name!r}; the columns are {', '.join(COLUMNS)}")
 
 
 def _check_split(split: str | None) -> None:

@@ -1,12 +1,14 @@
 """What a generator hands to the store: labelled molecules, and failures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from qmgen.dataset.schema import CONFORMER
+from qmgen.dataset.packed import pair_count
+from qmgen.dataset.schema import conformer_fields
 from qmgen.errors import InputError
 
 
@@ -59,8 +61,9 @@ class MoleculeRecord:
     nao : int
         Number of atomic orbitals in the basis.
     conformers : dict of str to array
-        Every field of `qmgen.dataset.schema.CONFORMER` with a leading axis ``nconf`` (may be 0),
-        in the units given there; ``nmo`` equals `nao`.
+        Every field of `qmgen.dataset.schema.CONFORMER`, and those of its ``OPTIONAL`` that the run
+        asks for, with a leading axis ``nconf`` (may be 0), in the units given there; ``nmo``
+        equals `nao`, ``npair`` is nao (nao + 1) / 2.
     """
 
     line: int
@@ -78,7 +81,9 @@ class MoleculeRecord:
         return len(self.conformers["index"])
 
 
-def empty_conformers(nat: int, nao: int, nconf: int = 0) -> dict[str, np.ndarray]:
+def empty_conformers(
+    nat: int, nao: int, nconf: int = 0, optional_labels: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Give zero-filled conformer arrays of the right shapes and types.
 
     Parameters
@@ -89,29 +94,38 @@ def empty_conformers(nat: int, nao: int, nconf: int = 0) -> dict[str, np.ndarray
         Number of atomic orbitals.
     nconf : int
         Number of conformers.
+    optional_labels : sequence of str
+        Fields of `qmgen.dataset.schema.OPTIONAL` to add.
 
     Returns
     -------
     dict of str to array
-        Every field of `qmgen.dataset.schema.CONFORMER`, leading axis `nconf`.
+        Every field of `qmgen.dataset.schema.CONFORMER` and the optional ones, leading axis `nconf`.
+
+    Raises
+    ------
+    InputError
+        There is no such optional label.
     """
-    sizes = {"nat": nat, "nmo": nao}
+    sizes = {"nat": nat, "nmo": nao, "npair": pair_count(nao)}
     return {
         name: np.zeros(
             (nconf, *(sizes[dim] if isinstance(dim, str) else dim for dim in field.dims)),
             dtype=field.dtype,
         )
-        for name, field in CONFORMER.items()
+        for name, field in conformer_fields(optional_labels).items()
     }
 
 
-def check_record(record: MoleculeRecord) -> None:
+def check_record(record: MoleculeRecord, optional_labels: Sequence[str] = ()) -> None:
     """Check that a record fits the schema.
 
     Parameters
     ----------
     record : MoleculeRecord
         The record to check.
+    optional_labels : sequence of str
+        Fields of `qmgen.dataset.schema.OPTIONAL` that it must have, and no others.
 
     Raises
     ------
@@ -129,12 +143,13 @@ def check_record(record: MoleculeRecord) -> None:
         raise InputError(f"{where}: atomic numbers must be positive")
     if record.nao < 0:
         raise InputError(f"{where}: nao must not be negative, not {record.nao}")
-    if set(record.conformers) != set(CONFORMER):
-        missing = sorted(set(CONFORMER) - set(record.conformers))
-        unknown = sorted(set(record.conformers) - set(CONFORMER))
+    fields = conformer_fields(optional_labels)
+    if set(record.conformers) != set(fields):
+        missing = sorted(set(fields) - set(record.conformers))
+        unknown = sorted(set(record.conformers) - set(fields))
         raise InputError(f"{where}: missing fields {missing}, unknown fields {unknown}")
     nconf = len(np.atleast_1d(record.conformers["index"]))
-    expected = empty_conformers(record.z.size, record.nao, nconf)
+    expected = empty_conformers(record.z.size, record.nao, nconf, optional_labels)
     for name, model in expected.items():
         values = record.conformers[name]
         if values.dtype != model.dtype or values.shape != model.shape:

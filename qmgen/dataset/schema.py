@@ -18,20 +18,29 @@ QM1B column    here                     difference
 =============  =======================  ==========================================
 
 Ragged arrays are flat: the part of row ``i`` is ``flat[offset[i]:offset[i + 1]]``. A dimension
-``nat`` is cut by its group's ``atom_offset``, ``nmo`` by ``orbital_offset``.
+``nat`` is cut by its group's ``atom_offset``, ``nmo`` by ``orbital_offset``, ``npair`` by
+``pair_offset``.
+
+Some arrays are stored only by runs that ask for them; a store's metadata list which
+(``optional_labels``). Versions of the layout:
+
+1. as first released;
+2. adds ``quadrupole``, and the arrays of `OPTIONAL`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-SCHEMA_VERSION = 1
+from qmgen.errors import InputError
+
+SCHEMA_VERSION = 2
 KIND = "qmgen-dataset"
 RUN_FILE = "qmgen-run.json"
 """Marks the working directory of a run that has not finished."""
 
-_OFFSET_OF = {"nat": "atom_offset", "nmo": "orbital_offset"}
+_OFFSET_OF = {"nat": "atom_offset", "nmo": "orbital_offset", "npair": "pair_offset"}
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class Field:
     name : str
         Name of the array and of the reader's column.
     dims : tuple of str or int
-        Dimensions of one row: ``()`` for a scalar; a leading ``"nat"`` or ``"nmo"`` makes the
-        array ragged.
+        Dimensions of one row: ``()`` for a scalar; a leading ``"nat"``, ``"nmo"`` or ``"npair"``
+        makes the array ragged.
     dtype : str
         NumPy name of the type, or ``"string"``.
     unit : str
@@ -53,6 +62,8 @@ class Field:
         What the value is.
     qm1b : str or None
         Column of the published QM1B files that holds the same quantity.
+    since : int
+        Version of the layout that added it.
     """
 
     name: str
@@ -61,6 +72,7 @@ class Field:
     unit: str
     description: str
     qm1b: str | None = None
+    since: int = 1
 
     @property
     def offset(self) -> str | None:
@@ -107,10 +119,71 @@ CONFORMER = _table(
     Field("iterations", (), "int16", "1", "SCF cycles of the last attempt"),
     Field("attempts", (), "int8", "1", "1 plain SCF, 2 again with damping and level shift"),
     Field("dipole", (3,), "float64", "e*Bohr", "dipole moment"),
+    Field(
+        "quadrupole",
+        (3, 3),
+        "float64",
+        "e*Bohr^2",
+        "traceless quadrupole moment about the centre of nuclear charge, sum(Z R) / sum(Z), in "
+        "Buckingham's convention: 1/2 sum of q (3 r_i r_j - delta_ij r^2)",
+        since=2,
+    ),
     Field("pos", ("nat", 3), "float64", "Bohr", "positions of the nuclei", "pos"),
     Field("mulliken_charges", ("nat",), "float64", "e", "Mulliken charges of the atoms"),
     Field("orbital_energies", ("nmo",), "float64", "Hartree", "all orbital energies, ascending"),
 )
+
+_MATRIX = (
+    "; lower triangle by rows, element (i, j) with j <= i at i (i + 1) / 2 + j; orbitals in "
+    "PySCF's (libcint's) order, norm and sign: by atom, then by shells of ascending angular "
+    "momentum, within a pure shell m = -l to l except p, which is x, y, z; Cartesian shells xx, "
+    "xy, xz, yy, yz, zz and so on"
+)
+
+OPTIONAL = _table(
+    Field(
+        "forces",
+        ("nat", 3),
+        "float64",
+        "Hartree/Bohr",
+        "minus the gradient of energy by pos; the configuration tells grid level and grid response",
+        since=2,
+    ),
+    Field(
+        "dispersion_energy",
+        (),
+        "float64",
+        "Hartree",
+        "dispersion energy, not part of energy; the configuration tells the model; NaN where the "
+        "SCF did not converge",
+        since=2,
+    ),
+    Field(
+        "dispersion_forces",
+        ("nat", 3),
+        "float64",
+        "Hartree/Bohr",
+        "minus the gradient of dispersion_energy by pos, not part of forces",
+        since=2,
+    ),
+    Field(
+        "density_matrix",
+        ("npair",),
+        "float64",
+        "1",
+        f"density matrix of both spins{_MATRIX}",
+        since=2,
+    ),
+    Field(
+        "fock_matrix",
+        ("npair",),
+        "float64",
+        "Hartree",
+        f"Fock (Kohn-Sham) matrix of the final density{_MATRIX}",
+        since=2,
+    ),
+)
+"""Arrays of the conformers that are stored only when a run asks for them."""
 
 FAILURE = _table(
     Field("line", (), "int64", "1", "line or record number in the input file, from 1"),
@@ -134,16 +207,50 @@ _CONFORMER_INDEX = _table(
     Field("orbital_offset", (), "int64", "1", "orbital_energies: row i has [i] to [i + 1]"),
 )
 
-GROUPS: Mapping[str, Mapping[str, Field]] = MappingProxyType(
-    {
-        "molecules": MappingProxyType({**MOLECULE, **_MOLECULE_INDEX}),
-        "conformers": MappingProxyType({**CONFORMER, **_CONFORMER_INDEX}),
-        "failures": FAILURE,
-    }
+_PAIR_OFFSET = Field(
+    "pair_offset",
+    (),
+    "int64",
+    "1",
+    "density_matrix and fock_matrix: row i has [i] to [i + 1]",
+    since=2,
 )
-"""Every array of the store, by group."""
 
 COLUMNS: Mapping[str, Field] = MappingProxyType(
-    {"molecule": _CONFORMER_INDEX["molecule"], **MOLECULE, **CONFORMER}
+    {"molecule": _CONFORMER_INDEX["molecule"], **MOLECULE, **CONFORMER, **OPTIONAL}
 )
-"""The reader's columns: one row a conformer, its molecule's fields repeated."""
+"""Every column that a reader may have: one row a conformer, its molecule's fields repeated."""
+
+
+def conformer_fields(
+    optional_labels: Sequence[str] = (), version: int = SCHEMA_VERSION
+) -> Mapping[str, Field]:
+    """Labels of a conformer in a store of a version with some optional labels.
+
+    Raises
+    ------
+    InputError
+        There is no such optional label.
+    """
+    unknown = sorted(set(optional_labels) - set(OPTIONAL))
+    if unknown:
+        raise InputError(f"no optional labels {unknown}; there are {', '.join(OPTIONAL)}")
+    required = (field for field in CONFORMER.values() if field.since <= version)
+    return _table(*required, *(OPTIONAL[name] for name in OPTIONAL if name in optional_labels))
+
+
+def store_groups(
+    optional_labels: Sequence[str] = (), version: int = SCHEMA_VERSION
+) -> Mapping[str, Mapping[str, Field]]:
+    """Every array of a store, by group; as `conformer_fields`."""
+    conformers = conformer_fields(optional_labels, version)
+    index = dict(_CONFORMER_INDEX)
+    if any(field.offset == _PAIR_OFFSET.name for field in conformers.values()):
+        index[_PAIR_OFFSET.name] = _PAIR_OFFSET
+    return MappingProxyType(
+        {
+            "molecules": MappingProxyType({**MOLECULE, **_MOLECULE_INDEX}),
+            "conformers": MappingProxyType({**conformers, **index}),
+            "failures": FAILURE,
+        }
+    )

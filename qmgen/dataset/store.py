@@ -18,8 +18,9 @@ from qmgen.dataset.arrays import ArrayWriter, Chunking
 from qmgen.dataset.manifest import GROUP as MANIFEST_GROUP
 from qmgen.dataset.manifest import fsync, write_manifest
 from qmgen.dataset.metadata import Counts, Provenance, Split, StoreMetadata
+from qmgen.dataset.packed import pair_count
 from qmgen.dataset.record import Failure, MoleculeRecord, check_record
-from qmgen.dataset.schema import CONFORMER, GROUPS, RUN_FILE, Field
+from qmgen.dataset.schema import OPTIONAL, RUN_FILE, Field, conformer_fields, store_groups
 from qmgen.dataset.splits import check_fractions, split_digest, splits_of_digests
 from qmgen.errors import StoreError
 
@@ -27,8 +28,8 @@ DEFAULT_CHUNKING = Chunking()
 
 _DESCRIPTIONS = {
     "molecules": "one row a molecule; z is flat, cut by atom_offset",
-    "conformers": "one row a conformer; pos, mulliken_charges and orbital_energies are flat, cut "
-    "by atom_offset and orbital_offset",
+    "conformers": "one row a conformer; what has several values an atom, orbital or pair of "
+    "orbitals is flat, cut by the array that its attribute offset names",
     "failures": "what got no label, or a label that is not converged",
 }
 
@@ -41,6 +42,8 @@ def write_store(
     *,
     split_seed: int,
     split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    optional_labels: Sequence[str] = (),
+    notes: Sequence[str] = (),
     rejected: Mapping[str, int] | None = None,
     created: str | None = None,
     into_run: bool = False,
@@ -66,6 +69,10 @@ def write_store(
         Seed of the split into train, validation and test.
     split_fractions : sequence of float
         Shares of train, validation and test among the distinct molecules.
+    optional_labels : sequence of str
+        Fields of `qmgen.dataset.schema.OPTIONAL` that the records have.
+    notes : sequence of str
+        What a user of the labels should know.
     rejected : mapping of str to int, optional
         Number of rejected input records by reason.
     created : str, optional
@@ -87,12 +94,13 @@ def write_store(
     StoreError
         `path` exists (or, with `into_run`, is no run's folder), or the disk is full or unwritable.
     InputError
-        A record doesn't fit the schema.
+        A record doesn't fit the schema, or there is no such optional label.
     ConfigError
         The split fractions don't have sum 1.
     """
     path = Path(os.path.abspath(path))
     check_fractions(split_fractions)
+    groups = store_groups(optional_labels)
     train, val, test = split_fractions
     _check_place(path, into_run)
     if into_run:
@@ -105,8 +113,10 @@ def write_store(
         with _disk_errors(path):
             temporary.mkdir(parents=True)
             root = zarr.create_group(LocalStore(temporary), zarr_format=3)
-            writers = {name: _GroupWriter(root, name, chunking) for name in GROUPS}
-        digests, converged = _write_records(path, records, writers, split_seed)
+            writers = {
+                name: _GroupWriter(root, name, fields, chunking) for name, fields in groups.items()
+            }
+        digests, converged = _write_records(path, records, writers, split_seed, optional_labels)
         for failure in failures:
             with _disk_errors(path):
                 writers["failures"].append_row(vars(failure))
@@ -121,6 +131,8 @@ def write_store(
                 rejected=dict(rejected or {}),
             ),
             split=Split(seed=split_seed, fractions=(train, val, test)),
+            optional_labels=tuple(name for name in OPTIONAL if name in optional_labels),
+            notes=tuple(notes),
         )
         with _disk_errors(path):
             codes = splits_of_digests(np.array(digests, dtype=np.uint64), split_fractions)
@@ -130,7 +142,7 @@ def write_store(
             root.update_attributes(metadata.model_dump(mode="json"))
             write_manifest(temporary, root)
             if into_run:
-                _move_into(temporary, path)
+                _move_into(temporary, path, groups)
             else:
                 _check_place(path, into_run)
                 temporary.rename(path)
@@ -145,8 +157,9 @@ def write_store(
 class _GroupWriter:
     """The array writers of one group."""
 
-    def __init__(self, root: zarr.Group, name: str, chunking: Chunking) -> None:
-        fields = GROUPS[name]
+    def __init__(
+        self, root: zarr.Group, name: str, fields: Mapping[str, Field], chunking: Chunking
+    ) -> None:
         group = root.create_group(
             name,
             attributes={"description": _DESCRIPTIONS[name], "qm1b_columns": _qm1b(fields)},
@@ -158,6 +171,9 @@ class _GroupWriter:
 
     def __getitem__(self, name: str) -> ArrayWriter:
         return self._writers[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._writers
 
     def append_row(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -177,13 +193,15 @@ def _write_records(
     records: Iterable[MoleculeRecord],
     writers: Mapping[str, _GroupWriter],
     split_seed: int,
+    optional_labels: Sequence[str],
 ) -> tuple["array[int]", int]:
     """Write all molecules but their split; gives split digests and the converged count."""
     molecules, conformers = writers["molecules"], writers["conformers"]
+    fields = conformer_fields(optional_labels)
     digests = array("Q")
-    converged = 0
+    converged, pairs = 0, 0
     for record in records:
-        check_record(record)
+        check_record(record, optional_labels)
         nconf, nat = record.num_conformers, record.z.size
         with _disk_errors(path):
             molecules.append_row(
@@ -197,7 +215,10 @@ def _write_records(
             conformers["orbital_offset"].append(
                 len(conformers["orbital_energies"]) + record.nao * steps
             )
-            for name, field in CONFORMER.items():
+            if "pair_offset" in conformers:
+                conformers["pair_offset"].append(pairs + pair_count(record.nao) * steps)
+                pairs += pair_count(record.nao) * nconf
+            for name, field in fields.items():
                 values = record.conformers[name]
                 conformers[name].append(values.reshape(-1, *field.item_shape))
             molecules["conformer_offset"].append(np.array([len(conformers["molecule"])]))
@@ -226,9 +247,9 @@ def _check_place(path: Path, into_run: bool) -> None:
         raise StoreError(f"{path} exists; delete it or choose another output")
 
 
-def _move_into(temporary: Path, path: Path) -> None:
+def _move_into(temporary: Path, path: Path, groups: Iterable[str]) -> None:
     """Put the store's parts into the run's folder, the root metadata last."""
-    for name in (*GROUPS, MANIFEST_GROUP):
+    for name in (*groups, MANIFEST_GROUP):
         if (path / name).exists():
             # Left by an attempt that was killed while it moved.
             shutil.rmtree(path / name)

@@ -6,7 +6,20 @@ import numpy as np
 
 from qmgen.dataset.reader import Dataset
 
-_LABELS = ("energy", "homo", "lumo", "gap", "dipole", "mulliken_charges", "iterations", "std")
+_LABELS = (
+    "energy",
+    "homo",
+    "lumo",
+    "gap",
+    "dipole",
+    "quadrupole",
+    "mulliken_charges",
+    "forces",
+    "dispersion_energy",
+    "dispersion_forces",
+    "iterations",
+    "std",
+)
 _BLOCK = 16_384
 
 
@@ -23,11 +36,12 @@ class LabelRange:
 
 def label_ranges(dataset: Dataset) -> list[LabelRange]:
     """Ranges of the labels that people look at; values that are no number are left out."""
-    lowest = dict.fromkeys(_LABELS, np.inf)
-    highest = dict.fromkeys(_LABELS, -np.inf)
-    total, count = dict.fromkeys(_LABELS, 0.0), dict.fromkeys(_LABELS, 0)
-    for block in dataset.iter_blocks(_BLOCK, columns=_LABELS):
-        for label in _LABELS:
+    labels = [name for name in _LABELS if name in dataset.columns]
+    lowest = dict.fromkeys(labels, np.inf)
+    highest = dict.fromkeys(labels, -np.inf)
+    total, count = dict.fromkeys(labels, 0.0), dict.fromkeys(labels, 0)
+    for block in dataset.iter_blocks(_BLOCK, columns=labels):
+        for label in labels:
             values = np.asarray(block[label], np.float64)
             values = values[np.isfinite(values)]
             if values.size:
@@ -39,6 +53,6 @@ def label_ranges(dataset: Dataset) -> list[LabelRange]:
         LabelRange(
             label, dataset.units(label), lowest[label], total[label] / count[label], highest[label]
         )
-        for label in _LABELS
+        for label in labels
         if count[label]
     ]

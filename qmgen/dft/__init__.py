@@ -3,4 +3,4 @@
 from qmgen.dft.config import DFTConfig as DFTConfig
 from qmgen.dft.label import ConformerLabels as ConformerLabels
 from qmgen.dft.label import label_conformers as label_conformers
-from qmgen.dft.label import program_shape as program_shape
+from qmgen.dft.sizes import program_shape as program_shape

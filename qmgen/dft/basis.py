@@ -1,5 +1,6 @@
 """Contracted Gaussian basis of one molecule, as arrays."""
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,7 +12,18 @@ from pyscf import gto
 from pyscf.data.elements import ELEMENTS
 from pyscf.lib.exceptions import BasisNotFoundError
 
-from qmgen.errors import MissingElementError, UnknownBasisError, UnsupportedMoleculeError
+from qmgen.dft.basis_file import (
+    check_basis_text,
+    is_basis_text,
+    read_basis_file,
+    shells_from_text,
+)
+from qmgen.errors import (
+    InputError,
+    MissingElementError,
+    UnknownBasisError,
+    UnsupportedMoleculeError,
+)
 
 # A shell as PySCF writes it: angular momentum, then rows of exponent and coefficients.
 PrimitiveShell = list[Any]
@@ -19,7 +31,7 @@ PrimitiveShell = list[Any]
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Spherical Gaussian shells on the atoms of one molecule.
+    """Gaussian shells on the atoms of one molecule, each pure (spherical) or Cartesian.
 
     A shell is one contraction: shells that share exponents (general contraction) stand apart
     here. Orbitals are ordered as in PySCF. Primitives are padded with zero coefficients to the
@@ -34,10 +46,14 @@ class Basis:
         a shell's radial part is ``r^l sum_p c_p exp(-a_p r^2)``.
     shell_atom, shell_l
         Atom and angular momentum of each shell.
-    orbital_shell, orbital_atom, orbital_harmonic
-        Of each orbital: its shell, its atom, and the index l^2 + m of its solid harmonic.
+    orbital_shell, orbital_atom, orbital_polynomial
+        Of each orbital: its shell, its atom, and the index of its polynomial among those of
+        `qmgen.dft.orbitals.orbital_polynomials`; l^2 + m where no lower degree is Cartesian.
     libcint_atm, libcint_bas, libcint_env
         The same basis as libcint's tables, positions left zero.
+    cartesian
+        Ascending degrees l, up to the largest one here, whose shells have all (l + 1)(l + 2) / 2
+        Cartesian orbitals instead of 2 l + 1 pure ones.
     """
 
     atomic_numbers: Int[np.ndarray, " nat"]
@@ -47,10 +63,11 @@ class Basis:
     shell_l: Int[np.ndarray, " nshell"]
     orbital_shell: Int[np.ndarray, " nao"]
     orbital_atom: Int[np.ndarray, " nao"]
-    orbital_harmonic: Int[np.ndarray, " nao"]
+    orbital_polynomial: Int[np.ndarray, " nao"]
     libcint_atm: Int[np.ndarray, "nat 6"]
     libcint_bas: Int[np.ndarray, "nbas 8"]
     libcint_env: Float[np.ndarray, " nenv"]
+    cartesian: tuple[int, ...]
 
     @property
     def nao(self) -> int:
@@ -63,27 +80,73 @@ class Basis:
         return int(self.shell_l.max())
 
 
+def shell_size(angular: int, cartesian: tuple[int, ...]) -> int:
+    """Number of orbitals of a shell; ``cartesian`` lists the degrees that are Cartesian."""
+    return (angular + 1) * (angular + 2) // 2 if angular in cartesian else 2 * angular + 1
+
+
+def basis_content(basis: str) -> str:
+    """What a user's word for a basis stands for: a name as it is, or the text of a file.
+
+    Parameters
+    ----------
+    basis
+        A name, the path of a file in NWChem or Gaussian 94 format, or such a file's text.
+
+    Raises
+    ------
+    UnknownBasisError
+        There is no such name or file.
+    InputError
+        The file or text is no basis, or the word may mean a basis as well as a file.
+    """
+    if is_basis_text(basis):
+        check_basis_text(basis, "text of the basis")
+        return basis
+    known = _is_known(basis)
+    if known and os.path.isfile(basis):
+        # PySCF itself would silently read the file.
+        raise InputError(
+            f"{basis} is the name of a basis and of a file in {os.getcwd()}: write "
+            f"{os.path.join(os.curdir, basis)} for the file, or rename it"
+        )
+    if not known and (os.path.exists(basis) or _looks_like_path(basis)):
+        return read_basis_file(basis)
+    check_basis_name(basis)
+    return basis
+
+
+def _looks_like_path(basis: str) -> bool:
+    return os.sep in basis or basis.lower().endswith((".nw", ".gbs", ".dat", ".txt", ".bas"))
+
+
 def check_basis_name(name: str) -> None:
     """Raise `UnknownBasisError` unless PySCF or the Basis Set Exchange knows the basis."""
-    known = basis_set_exchange.get_all_basis_names()
-    if _pyscf_knows(name) or name.lower() in (k.lower() for k in known):
+    if _is_known(name):
         return
+    known = basis_set_exchange.get_all_basis_names()
     family = name.lower().split("-")[0].strip("*+")
     near = [k for k in known if family in k.lower()][:6]
     hint = f" Names like it: {', '.join(near)}." if near else ""
     raise UnknownBasisError(
         f"unknown basis {name!r}: give a name that PySCF or the Basis Set Exchange knows, such as "
-        f"sto-3g, 6-31g*, def2-svp.{hint}"
+        f"sto-3g, 6-31g*, def2-svp, or the path of a file.{hint}"
     )
 
 
-def _pyscf_knows(name: str) -> bool:
+def _is_known(name: str) -> bool:
+    known = basis_set_exchange.get_all_basis_names()
+    return pyscf_knows(name) or name.lower() in (k.lower() for k in known)
+
+
+def pyscf_knows(name: str) -> bool:
+    """Whether a basis' numbers are taken from PySCF's tables."""
     return gto.basis._format_basis_name(name) in gto.basis.ALIAS
 
 
 @lru_cache(maxsize=512)
 def element_shells(name: str, atomic_number: int) -> tuple[PrimitiveShell, ...]:
-    """Shells of one element, in PySCF's form.
+    """Shells of one element, in PySCF's form; ``name`` may be a basis' text as well.
 
     Raises
     ------
@@ -94,6 +157,8 @@ def element_shells(name: str, atomic_number: int) -> tuple[PrimitiveShell, ...]:
     UnsupportedMoleculeError
         The basis leaves the element's core to an effective potential.
     """
+    if is_basis_text(name):
+        return tuple(shells_from_text(name, atomic_number))
     check_basis_name(name)
     symbol = ELEMENTS[atomic_number]
     missing = MissingElementError(
@@ -101,7 +166,7 @@ def element_shells(name: str, atomic_number: int) -> tuple[PrimitiveShell, ...]:
         "leave such molecules out"
     )
     try:
-        if _pyscf_knows(name):
+        if pyscf_knows(name):
             shells = gto.basis.load(name, symbol)
         else:
             text = basis_set_exchange.get_basis(
@@ -132,7 +197,9 @@ def _core_is_effective(name: str, atomic_number: int) -> bool:
     return "ecp_electrons" in data["elements"][str(atomic_number)]
 
 
-def build_basis(atomic_numbers: Int[np.ndarray, " nat"], name: str) -> Basis:
+def build_basis(
+    atomic_numbers: Int[np.ndarray, " nat"], name: str, cartesian: tuple[int, ...] = ()
+) -> Basis:
     """Basis of a molecule.
 
     Parameters
@@ -140,7 +207,9 @@ def build_basis(atomic_numbers: Int[np.ndarray, " nat"], name: str) -> Basis:
     atomic_numbers
         Nuclear charges; orbitals follow the order of the atoms.
     name
-        A basis known to PySCF or the Basis Set Exchange.
+        A basis known to PySCF or the Basis Set Exchange, or the text of a basis file.
+    cartesian
+        Degrees l whose shells are Cartesian; all others are pure.
 
     Raises
     ------
@@ -148,11 +217,13 @@ def build_basis(atomic_numbers: Int[np.ndarray, " nat"], name: str) -> Basis:
         As `element_shells`.
     """
     shells = {int(z): list(element_shells(name, int(z))) for z in np.unique(atomic_numbers)}
-    return basis_from_shells(atomic_numbers, shells)
+    return basis_from_shells(atomic_numbers, shells, cartesian)
 
 
 def basis_from_shells(
-    atomic_numbers: Int[np.ndarray, " nat"], shells: dict[int, list[PrimitiveShell]]
+    atomic_numbers: Int[np.ndarray, " nat"],
+    shells: dict[int, list[PrimitiveShell]],
+    cartesian: tuple[int, ...] = (),
 ) -> Basis:
     """Basis of a molecule from the shells of each element, in PySCF's form."""
     atoms = [(ELEMENTS[z], (0.0, 0.0, 0.0)) for z in atomic_numbers]
@@ -165,14 +236,17 @@ def basis_from_shells(
     shell_atom: list[int] = []
     shell_l: list[int] = []
     orbital_shell: list[int] = []
-    orbital_harmonic: list[int] = []
+    orbital_polynomial: list[int] = []
+    largest = max(row[gto.ANG_OF] for row in bas)
+    sizes = [shell_size(angular, cartesian) for angular in range(largest + 1)]
+    first_polynomial = np.cumsum([0, *sizes])
     for row in bas:
         angular, nprim, ncontraction = row[gto.ANG_OF], row[gto.NPRIM_OF], row[gto.NCTR_OF]
         alpha = env[row[gto.PTR_EXP] :][:nprim]
         c = env[row[gto.PTR_COEFF] :][: nprim * ncontraction].reshape(ncontraction, nprim)
         for contraction in c:
-            orbital_shell += [len(exponents)] * (2 * angular + 1)
-            orbital_harmonic += range(angular**2, (angular + 1) ** 2)
+            orbital_shell += [len(exponents)] * sizes[angular]
+            orbital_polynomial += range(first_polynomial[angular], first_polynomial[angular + 1])
             exponents.append(alpha)
             coefficients.append(contraction)
             shell_atom.append(row[gto.ATOM_OF])
@@ -189,8 +263,9 @@ def basis_from_shells(
         shell_l=np.array(shell_l, np.int32),
         orbital_shell=orbital_shells,
         orbital_atom=atom_of_shell[orbital_shells],
-        orbital_harmonic=np.array(orbital_harmonic, np.int32),
+        orbital_polynomial=np.array(orbital_polynomial, np.int32),
         libcint_atm=atm,
         libcint_bas=bas,
         libcint_env=env,
+        cartesian=tuple(sorted(angular for angular in set(cartesian) if angular <= largest)),
     )

@@ -1,11 +1,11 @@
 """Settings of a Kohn-Sham or Hartree-Fock calculation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qmgen.dft.basis import check_basis_name
-from qmgen.dft.functionals import canonical_functional
+from qmgen.dft.basis import basis_content
+from qmgen.dft.functionals import canonical_functional, get_functional
 
 
 class DFTConfig(BaseModel):
@@ -19,13 +19,33 @@ class DFTConfig(BaseModel):
 
     functional: str = Field(
         "b3lyp",
-        description="Exchange-correlation functional: hf, svwn, pbe, pbe0, b3lyp (VWN-RPA, as "
-        "PySCF >= 2.3), b3lyp5 (VWN5, as QM1B) or b3lypg (VWN3, as Gaussian).",
+        description="Exchange-correlation functional: hf, svwn, blyp, pbe, revpbe (Zhang-Yang), "
+        "pbe0, b3lyp (VWN-RPA, as PySCF >= 2.3), b3lyp5 (VWN5, as QM1B) or b3lypg (VWN3, as "
+        "Gaussian).",
     )
     basis: str = Field(
         "sto-3g",
         min_length=1,
-        description="Name of a basis known to PySCF or the Basis Set Exchange; spherical.",
+        description="Name of a basis known to PySCF or the Basis Set Exchange; or the path of a "
+        "file in NWChem or Gaussian 94 format, from the working directory, whose text then stands "
+        "here instead.",
+    )
+    cartesian: tuple[Annotated[int, Field(ge=2, le=6)], ...] = Field(
+        (),
+        description="Angular momenta whose shells are Cartesian, all others being pure "
+        "(spherical): [2] is Gaussian's 6D 7F. What a basis file says of this is not used.",
+    )
+    two_electron: Literal["exact", "density_fitting"] = Field(
+        "exact",
+        description="exact holds all two-electron integrals of a small molecule and a Cholesky "
+        "decomposition of a large one's, which changes total energies by less than 2e-7 Hartree; "
+        "density_fitting approximates them through an auxiliary basis.",
+    )
+    auxiliary_basis: str | None = Field(
+        None,
+        min_length=1,
+        description="Basis of density_fitting, given as the orbital basis is. Default: PySCF's "
+        "choice for the orbital basis.",
     )
     grid_level: int = Field(3, ge=0, le=9, description="PySCF's integration grid level.")
     precision: Literal["float64", "float32"] = Field(
@@ -64,13 +84,37 @@ class DFTConfig(BaseModel):
     @field_validator("functional")
     @classmethod
     def _known_functional(cls, value: str) -> str:
-        return canonical_functional(value)
+        name = canonical_functional(value)
+        if get_functional(name).long_range_exchange:
+            raise ValueError(
+                f"{name} is a range-separated hybrid, whose exchange the SCF does not have yet: "
+                "choose another functional"
+            )
+        return name
 
     @field_validator("basis")
     @classmethod
-    def _known_basis(cls, value: str) -> str:
-        check_basis_name(value)
-        return value
+    def _basis_content(cls, value: str) -> str:
+        return basis_content(value)
+
+    @field_validator("auxiliary_basis")
+    @classmethod
+    def _auxiliary_basis_content(cls, value: str | None) -> str | None:
+        return None if value is None else basis_content(value)
+
+    @model_validator(mode="after")
+    def _auxiliary_basis_is_used(self) -> "DFTConfig":
+        if self.auxiliary_basis is not None and self.two_electron != "density_fitting":
+            raise ValueError(
+                "auxiliary_basis is only used with two_electron: density_fitting; set that, or "
+                "leave auxiliary_basis out"
+            )
+        return self
+
+    @field_validator("cartesian")
+    @classmethod
+    def _in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
 
     @property
     def energy_tolerance(self) -> float:

@@ -5,6 +5,7 @@ An `IntegralEngine` is a function from a basis and the positions of a batch of c
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import equinox as eqx
 import numpy as np
@@ -12,6 +13,13 @@ from jaxtyping import Array, Float
 from pyscf import gto
 
 from qmgen.dft.basis import Basis
+from qmgen.dft.cartesian import (
+    cartesian_to_orbitals,
+    eri_to_orbitals,
+    libcint_kind,
+    mixes_kinds,
+    to_orbitals,
+)
 
 Positions = Float[np.ndarray, "nconf nat 3"]
 
@@ -21,13 +29,17 @@ class Integrals(eqx.Module):
 
     ``eri`` holds each distinct two-electron integral (ij|kl) once: with pairs
     p = i (i + 1) / 2 + j for i >= j, it is the lower triangle over pairs, p (p + 1) / 2 + q.
+    ``factors`` may stand in its place: (ij|kl) = sum_P B[P, p] B[P, q], as in
+    `qmgen.dft.factorised`. An engine gives one of the two.
     """
 
     overlap: Float[Array | np.ndarray, "nconf nao nao"]
     kinetic: Float[Array | np.ndarray, "nconf nao nao"]
     nuclear_attraction: Float[Array | np.ndarray, "nconf nao nao"]
     dipole: Float[Array | np.ndarray, "nconf 3 nao nao"]
-    eri: Float[Array | np.ndarray, "nconf neri"]
+    second_moment: Float[Array | np.ndarray, "nconf 3 3 nao nao"]
+    eri: Float[Array | np.ndarray, "nconf neri"] | None = None
+    factors: Float[Array | np.ndarray, "nconf naux npair"] | None = None
 
 
 IntegralEngine = Callable[[Basis, Positions], Integrals]
@@ -41,20 +53,45 @@ def libcint_integrals(basis: Basis, positions: Positions) -> Integrals:
     basis
         Basis of the molecule.
     positions
-        Of its conformers, Bohr. The dipole's origin is the coordinates' origin.
+        Of its conformers, Bohr. The moments' origin is the coordinates' origin.
     """
-    atm, bas = basis.libcint_atm, basis.libcint_bas
+    intor = f"int2e_{libcint_kind(basis)}"
+    eri = []
+    for conformer in positions:
+        env = environment(basis, conformer)
+        distinct = gto.moleintor.getints(
+            intor, basis.libcint_atm, basis.libcint_bas, env, aosym="s8"
+        )
+        eri.append(eri_to_orbitals(basis, distinct) if mixes_kinds(basis) else distinct)
+    return replace(libcint_one_electron_integrals(basis, positions), eri=np.stack(eri))
+
+
+def libcint_one_electron_integrals(basis: Basis, positions: Positions) -> Integrals:
+    """Integrals of an SCF but for the two-electron ones, which are left out.
+
+    Parameters
+    ----------
+    basis
+        Basis of the molecule.
+    positions
+        Of its conformers, Bohr. The moments' origin is the coordinates' origin.
+    """
+    atm, bas, kind = basis.libcint_atm, basis.libcint_bas, libcint_kind(basis)
     result: dict[str, list[np.ndarray]] = {}
     for conformer in positions:
         env = environment(basis, conformer)
-        for name, intor, symmetry in (
-            ("overlap", "int1e_ovlp_sph", "s1"),
-            ("kinetic", "int1e_kin_sph", "s1"),
-            ("nuclear_attraction", "int1e_nuc_sph", "s1"),
-            ("dipole", "int1e_r_sph", "s1"),
-            ("eri", "int2e_sph", "s8"),
+        for name, intor in (
+            ("overlap", "int1e_ovlp"),
+            ("kinetic", "int1e_kin"),
+            ("nuclear_attraction", "int1e_nuc"),
+            ("dipole", "int1e_r"),
+            ("second_moment", "int1e_rr"),
         ):
-            value = gto.moleintor.getints(intor, atm, bas, env, aosym=symmetry)
+            value = gto.moleintor.getints(f"{intor}_{kind}", atm, bas, env)
+            if mixes_kinds(basis):
+                value = to_orbitals(basis, value)
+            if name == "second_moment":
+                value = value.reshape(3, 3, *value.shape[1:])
             result.setdefault(name, []).append(value)
     return Integrals(**{name: np.stack(values) for name, values in result.items()})
 
@@ -73,7 +110,10 @@ def libcint_cross_overlap(
     )
     n = len(bra.libcint_bas)
     slices = (0, n, n, n + len(ket.libcint_bas))
-    return gto.moleintor.getints("int1e_ovlp_sph", atm, bas, env, shls_slice=slices)
+    if libcint_kind(bra) == libcint_kind(ket) == "sph":
+        return gto.moleintor.getints("int1e_ovlp_sph", atm, bas, env, shls_slice=slices)
+    S = gto.moleintor.getints("int1e_ovlp_cart", atm, bas, env, shls_slice=slices)
+    return cartesian_to_orbitals(bra).T @ S @ cartesian_to_orbitals(ket)
 
 
 def environment(basis: Basis, positions: Float[np.ndarray, "nat 3"]) -> Float[np.ndarray, " nenv"]:

@@ -11,27 +11,38 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.basis import Basis, build_basis
+from qmgen.dft.basis_file import basis_title
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.factorised import density_orbitals
 from qmgen.dft.functionals import get_functional
-from qmgen.dft.grid import GridTable, grid_size, grid_table
+from qmgen.dft.grid import GridTable, grid_table
 from qmgen.dft.guess import minao_density
-from qmgen.dft.integrals import IntegralEngine, libcint_integrals
+from qmgen.dft.integrals import IntegralEngine
 from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
-from qmgen.dft.properties import dipole_moment, mulliken_charges, nuclear_repulsion
+from qmgen.dft.properties import (
+    dipole_moment,
+    mulliken_charges,
+    nuclear_repulsion,
+    quadrupole_moment,
+)
 from qmgen.dft.quadrature import place_orbitals
 from qmgen.dft.scf import Hamiltonian, SCFResult, solve_scf, symmetric_orthogonaliser
-from qmgen.dft.two_electron import packed_size, supermatrix
+from qmgen.dft.sizes import (
+    GRID_BLOCK,
+    ORBITAL_STEP,
+    ProgramShape,
+    check_memory,
+    default_engine,
+    round_up,
+    shape_of,
+)
+from qmgen.dft.two_electron import packed_size, pair_number, supermatrix
 from qmgen.errors import UnsupportedMoleculeError
 
 # Smallest eigenvalue of the overlap below which the basis counts as linearly dependent: the
 # orbitals' coefficients then carry rounding errors above the accuracy that is promised.
 LINEAR_DEPENDENCE = 1e-9
-# Largest memory that one conformer's integrals and orbitals on the grid may take, bytes.
-MAX_BYTES_PER_CONFORMER = 8 * 2**30
-# Points a block of the grid: orbitals and gradients of 60 orbitals on it fill about 2 MB, a
-# core's second-level cache.
-GRID_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +60,9 @@ class ConformerLabels:
         All orbital energies in ascending order, Hartree.
     dipole
         About the coordinates' origin, elementary charge times Bohr.
+    quadrupole
+        Traceless, in Buckingham's convention, about the centre of nuclear charge; elementary
+        charge times Bohr^2.
     mulliken_charges
         Elementary charges.
     converged, iterations, attempts
@@ -62,6 +76,8 @@ class ConformerLabels:
         Density matrices, e.g. to start a neighbouring conformer from.
     smallest_overlap_eigenvalue
         How far the basis is from linear dependence.
+    fock
+        Fock (Kohn-Sham) matrices of the final density, Hartree.
     """
 
     energy: Float[np.ndarray, " nconf"]
@@ -71,6 +87,7 @@ class ConformerLabels:
     gap: Float[np.ndarray, " nconf"]
     orbital_energies: Float[np.ndarray, "nconf nao"]
     dipole: Float[np.ndarray, "nconf 3"]
+    quadrupole: Float[np.ndarray, "nconf 3 3"]
     mulliken_charges: Float[np.ndarray, "nconf nat"]
     converged: Bool[np.ndarray, " nconf"]
     iterations: Int[np.ndarray, " nconf"]
@@ -78,19 +95,8 @@ class ConformerLabels:
     energy_change: Float[np.ndarray, " nconf"]
     std_ev: Float[np.ndarray, " nconf"]
     density: Float[np.ndarray, "nconf nao nao"]
+    fock: Float[np.ndarray, "nconf nao nao"]
     smallest_overlap_eigenvalue: Float[np.ndarray, " nconf"]
-
-
-@dataclass(frozen=True)
-class ProgramShape:
-    """Sizes that a compiled program depends on; molecules that share them share the program."""
-
-    natoms: int
-    nshell: int
-    nprim: int
-    max_l: int
-    nao: int
-    npoints: int
 
 
 class _MoleculeTables(eqx.Module):
@@ -101,6 +107,7 @@ class _MoleculeTables(eqx.Module):
     grid: GridTable | None
     real_orbital: Bool[Array, " nao"]
     noccupied: Int[Array, ""]
+    nslot: int = eqx.field(static=True)
     level_shift: Float[Array, ""]
     damping: Float[Array, ""]
 
@@ -112,45 +119,21 @@ class _ConformerArrays(eqx.Module):
     overlap: Float[Array, "*nconf nao nao"]
     hcore: Float[Array, "*nconf nao nao"]
     dipole: Float[Array, "*nconf 3 nao nao"]
-    eri: Float[Array, "*nconf neri"]
-    initial_density: Float[Array, "*nconf nao nao"]
+    second_moment: Float[Array, "*nconf 3 3 nao nao"]
+    eri: Float[Array, "*nconf neri"] | None
+    factors: Float[Array, "*nconf naux npair"] | None
+    # Of the first density, D = C diag(n) C^T.
+    initial_orbitals: Float[Array, "*nconf nao norb"]
+    initial_occupation: Float[Array, "*nconf norb"]
 
 
 class _RawLabels(eqx.Module):
     scf: SCFResult
     nuclear_repulsion: Float[Array, "*nconf"]
     dipole: Float[Array, "*nconf 3"]
+    quadrupole: Float[Array, "*nconf 3 3"]
     mulliken_charges: Float[Array, "*nconf nat"]
     smallest_overlap_eigenvalue: Float[Array, "*nconf"]
-
-
-def program_shape(atomic_numbers: Int[np.ndarray, " nat"], config: DFTConfig) -> ProgramShape:
-    """Padded sizes of a molecule's program.
-
-    Raises
-    ------
-    UnknownBasisError, MissingElementError, UnsupportedMoleculeError
-        As `qmgen.dft.basis.build_basis`.
-    """
-    return _shape_of(build_basis(atomic_numbers, config.basis), config)
-
-
-def _shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
-    uses_grid = bool(get_functional(config.functional).terms)
-    points = grid_size(basis.atomic_numbers, config.grid_level) if uses_grid else 0
-    return ProgramShape(
-        natoms=_round_up(len(basis.atomic_numbers), 4),
-        # One more, so that there is an empty shell for padded orbitals to point at.
-        nshell=_round_up(len(basis.shell_l) + 1, 8),
-        nprim=basis.exponents.shape[1],
-        max_l=basis.max_l,
-        nao=_round_up(basis.nao, 8),
-        npoints=_round_up(points, 2 * GRID_BLOCK),
-    )
-
-
-def _round_up(n: int, step: int) -> int:
-    return -(-n // step) * step
 
 
 def label_conformers(
@@ -161,12 +144,14 @@ def label_conformers(
     charge: int = 0,
     initial_density: Float[np.ndarray, "nconf nao nao"] | None = None,
     batch_size: int | None = None,
-    integral_engine: IntegralEngine = libcint_integrals,
+    integral_engine: IntegralEngine | None = None,
 ) -> ConformerLabels:
     """Label conformers of one closed-shell molecule by restricted Kohn-Sham or Hartree-Fock.
 
-    A conformer's labels do not depend on the others that are given with it. One that does not
-    converge is tried once more with level shift and damping; ``converged`` tells the outcome.
+    A conformer's labels do not depend on the others that are given with it, but for integrals too
+    small to matter, about which native integrals decide for all conformers of a call. One that
+    does not converge is tried once more with level shift and damping; ``converged`` tells the
+    outcome.
 
     Parameters
     ----------
@@ -184,13 +169,13 @@ def label_conformers(
         Conformers a program runs side by side; by default 1 on a CPU, where each then stops at
         its own convergence, and 32 on accelerators.
     integral_engine
-        Where integrals come from.
+        Where integrals come from; by default see `qmgen.dft.sizes.default_engine`.
 
     Raises
     ------
     UnsupportedMoleculeError
         Open shells (an odd number of electrons), effective core potentials, or integrals beyond
-        `MAX_BYTES_PER_CONFORMER`.
+        `qmgen.dft.sizes.MAX_BYTES_PER_CONFORMER`.
     UnknownBasisError, MissingElementError
         As `qmgen.dft.basis.build_basis`.
     """
@@ -202,13 +187,15 @@ def label_conformers(
         raise UnsupportedMoleculeError(
             f"{nelectron} electrons: only closed shells can be labelled yet"
         )
-    basis = build_basis(atomic_numbers, config.basis)
+    basis = build_basis(atomic_numbers, config.basis, config.cartesian)
     if nelectron // 2 > basis.nao:
         raise UnsupportedMoleculeError(
-            f"{nelectron} electrons do not fit into the {basis.nao} orbitals of {config.basis}"
+            f"{nelectron} electrons do not fit into the {basis.nao} orbitals of basis "
+            f"{basis_title(config.basis)}"
         )
-    shape = _shape_of(basis, config)
-    check_memory(shape)
+    shape = shape_of(basis, config)
+    check_memory(shape, config.precision)
+    engine = integral_engine or default_engine(basis, positions, shape, config)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 32
     batch_size = min(batch_size, len(positions))
@@ -220,7 +207,7 @@ def label_conformers(
         chunks = []
         for members in _chunks(which, batch_size):
             arrays = _conformer_arrays(
-                basis, shape, positions[members], initial_density, members, integral_engine
+                basis, shape, positions[members], initial_density, members, engine
             )
             chunks.append(jax.device_get(_label_batch(config, tables, arrays)))
         stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
@@ -236,21 +223,6 @@ def label_conformers(
             raw = jax.tree.map(partial(_replace_rows, failed), raw, second)
             attempts[failed] = 2
     return _unpad(basis, nelectron // 2, raw, attempts)
-
-
-def check_memory(shape: ProgramShape) -> None:
-    """Raise `UnsupportedMoleculeError` where a conformer's integrals would not fit."""
-    npair = shape.nao * (shape.nao + 1) // 2
-    # Distinct integrals as libcint gives them, padded, and on the device; the supermatrix with its
-    # working copy; orbitals with gradients on the grid. Measured at 148 orbitals: 4.7 GiB in all.
-    needed = 8 * (3 * packed_size(shape.nao) + 2 * npair * npair + 4 * shape.npoints * shape.nao)
-    if needed > MAX_BYTES_PER_CONFORMER:
-        raise UnsupportedMoleculeError(
-            f"{shape.nao} orbitals on {shape.npoints} grid points: a conformer's integrals and "
-            f"orbitals need {needed / 2**30:.0f} GiB, more than the "
-            f"{MAX_BYTES_PER_CONFORMER / 2**30:.0f} GiB that are allowed; use a smaller basis or "
-            "grid"
-        )
 
 
 def _chunks(which: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " size"]]:
@@ -282,6 +254,8 @@ def _molecule_tables(
         grid=grid,
         real_orbital=jnp.arange(shape.nao) < basis.nao,
         noccupied=jnp.asarray(noccupied, jnp.int32),
+        # Only exchange from factors gains from fewer than all, for the price of more programs.
+        nslot=min(round_up(noccupied, ORBITAL_STEP), shape.nao) if shape.nfactors else shape.nao,
         level_shift=jnp.asarray(level_shift, jnp.float64),
         damping=jnp.asarray(damping, jnp.float64),
     )
@@ -304,7 +278,11 @@ def _conformer_arrays(
         density = np.asarray(initial_density, np.float64)[members]
 
     more = shape.nao - basis.nao
+    more_pairs = pair_number(shape.nao) - pair_number(basis.nao)
     more_eri = packed_size(shape.nao) - packed_size(basis.nao)
+    orbitals, occupation = density_orbitals(
+        density, shape.nao if integrals.factors is None else ORBITAL_STEP
+    )
 
     def pad(matrix: Array | np.ndarray) -> Array:
         return jnp.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
@@ -315,9 +293,14 @@ def _conformer_arrays(
         overlap=pad(integrals.overlap).at[:, padded, padded].set(1.0),
         hcore=pad(integrals.kinetic + integrals.nuclear_attraction),
         dipole=pad(integrals.dipole),
+        second_moment=pad(integrals.second_moment),
         # Pairs of padded orbitals come after all real pairs.
-        eri=jnp.pad(integrals.eri, ((0, 0), (0, more_eri))),
-        initial_density=pad(density),
+        eri=None if integrals.eri is None else jnp.pad(integrals.eri, ((0, 0), (0, more_eri))),
+        factors=None
+        if integrals.factors is None
+        else jnp.pad(integrals.factors, ((0, 0), (0, 0), (0, more_pairs))),
+        initial_orbitals=jnp.pad(orbitals, ((0, 0), (0, more), (0, 0))),
+        initial_occupation=jnp.asarray(occupation),
     )
 
 
@@ -333,7 +316,10 @@ def _label_one(
     positions, overlap = conformer.positions, conformer.overlap
     hamiltonian = Hamiltonian(
         hcore=conformer.hcore,
-        supermatrix=supermatrix(conformer.eri, overlap.shape[0], functional.exact_exchange),
+        supermatrix=None
+        if conformer.eri is None
+        else supermatrix(conformer.eri, overlap.shape[0], functional.exact_exchange),
+        factors=conformer.factors,
         orbitals=None
         if tables.grid is None
         else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK),
@@ -344,8 +330,10 @@ def _label_one(
         functional,
         hamiltonian,
         overlap,
-        conformer.initial_density,
+        conformer.initial_orbitals,
+        conformer.initial_occupation,
         tables.noccupied,
+        tables.nslot,
         tables.real_orbital,
         tables.level_shift,
         tables.damping,
@@ -355,6 +343,14 @@ def _label_one(
         scf=scf,
         nuclear_repulsion=hamiltonian.nuclear_repulsion,
         dipole=dipole_moment(scf.density, conformer.dipole, tables.charges, positions),
+        quadrupole=quadrupole_moment(
+            scf.density,
+            overlap,
+            conformer.dipole,
+            conformer.second_moment,
+            tables.charges,
+            positions,
+        ),
         mulliken_charges=mulliken_charges(
             scf.density, overlap, tables.charges, tables.orbitals.orbital_atom
         ),
@@ -379,6 +375,7 @@ def _unpad(
         gap=lumo - homo,
         orbital_energies=orbital_energies,
         dipole=np.asarray(raw.dipole),
+        quadrupole=np.asarray(raw.quadrupole),
         mulliken_charges=np.asarray(raw.mulliken_charges)[:, :nat],
         converged=np.asarray(scf.converged) & (smallest > LINEAR_DEPENDENCE),
         iterations=np.asarray(scf.iterations, np.int16),
@@ -386,5 +383,6 @@ def _unpad(
         energy_change=np.asarray(scf.energy_change),
         std_ev=np.asarray(scf.std_ev),
         density=np.asarray(scf.density)[:, :nao, :nao],
+        fock=np.asarray(scf.fock)[:, :nao, :nao],
         smallest_overlap_eigenvalue=smallest,
     )

@@ -16,7 +16,7 @@ from qmgen.dft.basis import Basis
 class OrbitalTable(eqx.Module):
     """What a program needs of a basis to evaluate its orbitals; padded orbitals are zero.
 
-    Fields as in `qmgen.dft.basis.Basis`; ``max_l`` is static.
+    Fields as in `qmgen.dft.basis.Basis`; ``max_l`` and ``cartesian`` are static.
     """
 
     exponents: Float[Array, "nshell nprim"]
@@ -24,8 +24,9 @@ class OrbitalTable(eqx.Module):
     shell_atom: Int[Array, " nshell"]
     orbital_shell: Int[Array, " nao"]
     orbital_atom: Int[Array, " nao"]
-    orbital_harmonic: Int[Array, " nao"]
+    orbital_polynomial: Int[Array, " nao"]
     max_l: int = eqx.field(static=True)
+    cartesian: tuple[int, ...] = eqx.field(static=True)
 
 
 def orbital_table(basis: Basis, nshell: int, nao: int) -> OrbitalTable:
@@ -41,8 +42,9 @@ def orbital_table(basis: Basis, nshell: int, nao: int) -> OrbitalTable:
         shell_atom=jnp.pad(basis.shell_atom, (0, more_shells)),
         orbital_shell=jnp.pad(basis.orbital_shell, (0, more_orbitals), constant_values=empty_shell),
         orbital_atom=jnp.pad(basis.orbital_atom, (0, more_orbitals)),
-        orbital_harmonic=jnp.pad(basis.orbital_harmonic, (0, more_orbitals)),
+        orbital_polynomial=jnp.pad(basis.orbital_polynomial, (0, more_orbitals)),
         max_l=basis.max_l,
+        cartesian=basis.cartesian,
     )
 
 
@@ -59,8 +61,22 @@ def _harmonic_coefficients(angular: int) -> np.ndarray:
     return gto.mole.cart2sph(angular)
 
 
-def solid_harmonics(r: Float[Array, "*points 3"], max_l: int) -> Float[Array, "*points nharmonic"]:
-    """Real solid harmonics r^l Y_lm up to a degree, ordered by l, then as PySCF orders m."""
+def polynomial_coefficients(angular: int, cartesian: bool) -> Float[np.ndarray, "ncart norbital"]:
+    """Polynomials of a shell's orbitals over monomials x^i y^j z^k, falling in i, then j."""
+    if cartesian:
+        return np.eye((angular + 1) * (angular + 2) // 2)
+    return _harmonic_coefficients(angular)
+
+
+def orbital_polynomials(
+    r: Float[Array, "*points 3"], max_l: int, cartesian: tuple[int, ...] = ()
+) -> Float[Array, "*points npoly"]:
+    """Polynomials that orbitals have beside their radial part, up to a degree.
+
+    Ordered by degree l. For each: the real solid harmonics r^l Y_lm as PySCF orders m; or, where
+    ``cartesian`` has l, the monomials x^i y^j z^k in falling order of i, then j. The latter are
+    PySCF's Cartesian orbitals, whose norms differ within a shell; no label depends on norms.
+    """
     columns = []
     x, y, z = (r[..., k] for k in range(3))
     for angular in range(max_l + 1):
@@ -69,7 +85,7 @@ def solid_harmonics(r: Float[Array, "*points 3"], max_l: int) -> Float[Array, "*
             for lx in range(angular, -1, -1)
             for ly in range(angular - lx, -1, -1)
         ]
-        coefficients = _harmonic_coefficients(angular)
+        coefficients = polynomial_coefficients(angular, angular in cartesian)
         for column in coefficients.T:
             terms = [
                 c * _power(x, lx) * _power(y, ly) * _power(z, lz)
@@ -115,19 +131,19 @@ def evaluate_orbitals(
     # Derivative by r^2, times 2: grad R = radial_slope * r.
     radial_slope = jnp.sum(-2 * table.exponents * table.coefficients * gaussians, axis=-1)
 
-    def harmonics(r: Float[Array, "npoint nat 3"]) -> Float[Array, "npoint nat nharmonic"]:
-        return solid_harmonics(r, table.max_l)
+    def polynomials(r: Float[Array, "npoint nat 3"]) -> Float[Array, "npoint nat npoly"]:
+        return orbital_polynomials(r, table.max_l, table.cartesian)
 
-    def per_orbital(h: Float[Array, "npoint nat nharmonic"]) -> Float[Array, "npoint nao"]:
-        return h[:, table.orbital_atom, table.orbital_harmonic]
+    def per_orbital(p: Float[Array, "npoint nat npoly"]) -> Float[Array, "npoint nao"]:
+        return p[:, table.orbital_atom, table.orbital_polynomial]
 
     R = radial[:, table.orbital_shell]
-    Y = per_orbital(harmonics(relative))
+    Y = per_orbital(polynomials(relative))
     slope_times_y = radial_slope[:, table.orbital_shell] * Y
     rows = [R * Y]
     for axis in range(3):
         direction = jnp.zeros_like(relative).at[..., axis].set(1)
-        _, derivative = jax.jvp(harmonics, (relative,), (direction,))
+        _, derivative = jax.jvp(polynomials, (relative,), (direction,))
         along = relative[:, table.orbital_atom, axis]
         rows.append(slope_times_y * along + R * per_orbital(derivative))
     return jnp.stack(rows)

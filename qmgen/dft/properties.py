@@ -31,6 +31,41 @@ def dipole_moment(
     return charges @ positions - electronic
 
 
+def quadrupole_moment(
+    density: Float[Array, "nao nao"],
+    overlap: Float[Array, "nao nao"],
+    dipole_integrals: Float[Array, "3 nao nao"],
+    second_moment_integrals: Float[Array, "3 3 nao nao"],
+    charges: Float[Array, " nat"],
+    positions: Float[Array, "nat 3"],
+) -> Float[Array, "3 3"]:
+    r"""Traceless quadrupole about the centre of nuclear charge, elementary charge times Bohr^2.
+
+    Buckingham's convention (Q. Rev. Chem. Soc. 13, 183 (1959)), over nuclei and electrons:
+    $Q_{ij} = \frac12 \sum_a q_a (3 r_i r_j - \delta_{ij} r^2)$. It depends on the origin where
+    there is a dipole or a charge. The centre $\sum_a Z_a R_a / \sum_a Z_a$ moves with the molecule,
+    so translations don't change the moment.
+
+    Parameters
+    ----------
+    density, overlap
+        Of the orbitals.
+    dipole_integrals, second_moment_integrals
+        Of $r_i$ and $r_i r_j$ about the coordinates' origin; Bohr and Bohr^2.
+    charges, positions
+        Of the nuclei; padded atoms have zero charge.
+    """
+    centre = charges @ positions / jnp.sum(charges)
+    count = jnp.sum(density * overlap)
+    first = jnp.einsum("xij,ji->x", dipole_integrals, density)
+    second = jnp.einsum("xyij,ji->xy", second_moment_integrals, density)
+    shift = jnp.outer(centre, first)
+    electronic = second - shift - shift.T + count * jnp.outer(centre, centre)
+    arms = positions - centre
+    moment = jnp.einsum("a,ax,ay->xy", charges, arms, arms) - electronic
+    return 1.5 * moment - 0.5 * jnp.trace(moment) * jnp.eye(3, dtype=moment.dtype)
+
+
 def mulliken_charges(
     density: Float[Array, "nao nao"],
     overlap: Float[Array, "nao nao"],

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
+from qmgen.dft.factorised import coulomb_exchange
 from qmgen.dft.functionals import Functional
 from qmgen.dft.quadrature import OrbitalsOnGrid, exchange_correlation
 from qmgen.dft.two_electron import two_electron_matrix
@@ -22,10 +23,15 @@ _RECENT = 5
 
 
 class Hamiltonian(NamedTuple):
-    """What the Kohn-Sham energy of a density needs, in one precision."""
+    """What the Kohn-Sham energy of a density needs, in one precision.
+
+    Two-electron integrals are the supermatrix of `qmgen.dft.two_electron` or the factors of
+    `qmgen.dft.factorised`.
+    """
 
     hcore: Float[Array, "nao nao"]
-    supermatrix: Float[Array, "npair npair"]
+    supermatrix: Float[Array, "npair npair"] | None
+    factors: Float[Array, "naux npair"] | None
     orbitals: OrbitalsOnGrid | None
     nuclear_repulsion: Float[Array, ""]
 
@@ -43,6 +49,7 @@ class SCFResult(eqx.Module):
     energy: Float[Array, ""]
     mo_energy: Float[Array, " nao"]
     density: Float[Array, "nao nao"]
+    fock: Float[Array, "nao nao"]
     converged: Bool[Array, ""]
     iterations: Int[Array, ""]
     energy_change: Float[Array, ""]
@@ -53,6 +60,8 @@ class _State(NamedTuple):
     """The density that comes next, and what is known of the one before it."""
 
     density: Float[Array, "nao nao"]
+    occupied: Float[Array, "nao nslot"]
+    two_electron: Float[Array, "nao nao"]
     fock_input: Float[Array, "nao nao"]
     diis: DIISState
     energy: Float[Array, ""]
@@ -62,11 +71,31 @@ class _State(NamedTuple):
     evaluations: Int[Array, ""]
 
 
+def two_electron_part(
+    functional: Functional,
+    hamiltonian: Hamiltonian,
+    orbitals: Float[Array, "nao norb"],
+    occupation: Float[Array, " norb"],
+) -> Float[Array, "nao nao"]:
+    """J - a K / 2 of a closed-shell density matrix D = C diag(n) C^T, Hartree."""
+    if hamiltonian.factors is not None:
+        return coulomb_exchange(
+            hamiltonian.factors, orbitals, occupation, functional.exact_exchange
+        )
+    assert hamiltonian.supermatrix is not None
+    return two_electron_matrix(hamiltonian.supermatrix, (orbitals * occupation) @ orbitals.T)
+
+
 def fock_and_energy(
-    functional: Functional, hamiltonian: Hamiltonian, density: Float[Array, "nao nao"]
+    functional: Functional,
+    hamiltonian: Hamiltonian,
+    density: Float[Array, "nao nao"],
+    two_electron: Float[Array, "nao nao"],
 ) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
-    """Fock (Kohn-Sham) matrix and total energy of a closed-shell density matrix, Hartree."""
-    two_electron = two_electron_matrix(hamiltonian.supermatrix, density)
+    """Fock (Kohn-Sham) matrix and total energy of a closed-shell density matrix, Hartree.
+
+    ``two_electron`` is that of `two_electron_part` for the same density.
+    """
     energy = hamiltonian.nuclear_repulsion + jnp.sum(
         density * (hamiltonian.hcore + 0.5 * two_electron)
     )
@@ -100,14 +129,18 @@ def diagonalise(
     return energies, orthogonaliser @ U
 
 
-def closed_shell_density(
-    coefficients: Float[Array, "nao nao"], noccupied: Int[Array, ""]
-) -> Float[Array, "nao nao"]:
-    """Density matrix of the lowest orbitals, two electrons each.
+def occupied_orbitals(
+    coefficients: Float[Array, "nao nao"], noccupied: Int[Array, ""], nslot: int
+) -> Float[Array, "nao nslot"]:
+    """Lowest orbitals, and zeros in place of those that are not occupied.
 
     The occupation is a mask, so that the program doesn't depend on the number of electrons.
     """
-    occupied = jnp.where(jnp.arange(coefficients.shape[1]) < noccupied, coefficients, 0.0)
+    return jnp.where(jnp.arange(nslot) < noccupied, coefficients[:, :nslot], 0.0)
+
+
+def closed_shell_density(occupied: Float[Array, "nao nslot"]) -> Float[Array, "nao nao"]:
+    """Density matrix of occupied orbitals, two electrons each."""
     return 2 * occupied @ occupied.T
 
 
@@ -116,8 +149,10 @@ def solve_scf(
     functional: Functional,
     hamiltonian: Hamiltonian,
     overlap: Float[Array, "nao nao"],
-    initial_density: Float[Array, "nao nao"],
+    initial_orbitals: Float[Array, "nao norb"],
+    initial_occupation: Float[Array, " norb"],
     noccupied: Int[Array, ""],
+    nslot: int,
     real_orbital: Bool[Array, " nao"],
     level_shift: Float[Array, ""],
     damping: Float[Array, ""],
@@ -132,10 +167,14 @@ def solve_scf(
     ----------
     config, functional
         Level of theory and thresholds (static).
-    hamiltonian, overlap, initial_density
+    hamiltonian, overlap
         Of the conformer, float64.
+    initial_orbitals, initial_occupation
+        C and n of the first density D = C diag(n) C^T, float64.
     noccupied
         Number of doubly occupied orbitals.
+    nslot
+        Number of orbitals that may be occupied (static); exchange from factors costs as many.
     real_orbital
         False for padded basis functions.
     level_shift, damping
@@ -143,9 +182,12 @@ def solve_scf(
     """
     dtype = jnp.dtype(config.precision)
     orthogonaliser64, _ = symmetric_orthogonaliser(overlap)
-    cycle_hamiltonian, S, X, density, shift, damp = (
+    cycle_hamiltonian, S, X, first, occupation, shift, damp = (
         hamiltonian.astype(dtype),
-        *(a.astype(dtype) for a in (overlap, orthogonaliser64, initial_density)),
+        *(
+            a.astype(dtype)
+            for a in (overlap, orthogonaliser64, initial_orbitals, initial_occupation)
+        ),
         level_shift.astype(dtype),
         damping.astype(dtype),
     )
@@ -156,7 +198,9 @@ def solve_scf(
         return fds - fds.T
 
     def cycle(state: _State) -> _State:
-        fock, energy = fock_and_energy(functional, cycle_hamiltonian, state.density)
+        fock, energy = fock_and_energy(
+            functional, cycle_hamiltonian, state.density, state.two_electron
+        )
         error = commutator(fock, state.density)
         gradient_norm = jnp.linalg.norm(error) / jnp.sqrt(2.0).astype(dtype)
         # Damping takes over while the density is far from self-consistent, where DIIS' linear
@@ -166,8 +210,13 @@ def solve_scf(
         extrapolated, diis = diis_extrapolate(state.diis, fock_input, error, state.evaluations)
         virtual = S - 0.5 * S @ state.density @ S
         _, C = diagonalise(extrapolated + shift * virtual, X, real_orbital)
+        occupied = occupied_orbitals(C, noccupied, nslot)
         return _State(
-            density=closed_shell_density(C, noccupied),
+            density=closed_shell_density(occupied),
+            occupied=occupied,
+            two_electron=two_electron_part(
+                functional, cycle_hamiltonian, occupied, jnp.full(nslot, 2, dtype)
+            ),
             fock_input=fock_input,
             diis=diis,
             energy=energy,
@@ -192,12 +241,15 @@ def solve_scf(
         return more
 
     infinite = jnp.asarray(jnp.inf, dtype)
+    density = (first * occupation) @ first.T
     zeros = jnp.zeros_like(density)
     final = jax.lax.while_loop(
         unfinished,
         cycle,
         _State(
             density=density,
+            occupied=zeros[:, :nslot],
+            two_electron=two_electron_part(functional, cycle_hamiltonian, first, occupation),
             fock_input=zeros,
             diis=diis_start(config.diis_space, zeros),
             energy=jnp.zeros((), dtype),
@@ -208,23 +260,33 @@ def solve_scf(
         ),
     )
 
-    def assemble(density: Float[Array, "nao nao"]) -> tuple[Array, Array, Array]:
-        fock, energy = fock_and_energy(functional, hamiltonian, density)
-        return energy, *diagonalise(fock, orthogonaliser64, real_orbital)
+    def assemble(density: Array, two_electron: Array) -> tuple[Array, Array, Array, Array]:
+        fock, energy = fock_and_energy(functional, hamiltonian, density, two_electron)
+        return fock, energy, *diagonalise(fock, orthogonaliser64, real_orbital)
 
-    density64 = final.density.astype(jnp.float64)
     if dtype == jnp.float64:
-        energy64, mo_energy, _ = assemble(density64)
+        density64 = final.density
+        fock64, energy64, mo_energy, _ = assemble(density64, final.two_electron)
     else:
         # The float32 density is idempotent to 1e-6 only, an error of first order in the energy;
         # one diagonalisation in float64 removes it.
         def refine(_: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            density = carry[3]
-            energy, mo_energy, C = assemble(density)
-            return energy, mo_energy, density, closed_shell_density(C, noccupied)
+            occupied = carry[-1]
+            density = closed_shell_density(occupied)
+            two_electron = two_electron_part(
+                functional, hamiltonian, occupied, jnp.full(nslot, 2, jnp.float64)
+            )
+            fock, energy, mo_energy, C = assemble(density, two_electron)
+            return fock, energy, mo_energy, density, occupied_orbitals(C, noccupied, nslot)
 
-        start = (jnp.zeros(()), jnp.zeros(S.shape[0]), density64, density64)
-        energy64, mo_energy, density64, _ = jax.lax.fori_loop(0, 2, refine, start)
+        start = (
+            jnp.zeros_like(overlap),
+            jnp.zeros(()),
+            jnp.zeros(S.shape[0]),
+            jnp.zeros_like(overlap),
+            final.occupied.astype(jnp.float64),
+        )
+        fock64, energy64, mo_energy, density64, _ = jax.lax.fori_loop(0, 2, refine, start)
 
     # Runs shorter than the window judge by the energies there are.
     std_ev = jnp.nanstd(final.recent_energies.astype(jnp.float64)) * EV_PER_HARTREE
@@ -237,6 +299,7 @@ def solve_scf(
         energy=energy64,
         mo_energy=mo_energy,
         density=density64,
+        fock=fock64,
         converged=converged & jnp.isfinite(energy64),
         iterations=final.evaluations - 1,
         energy_change=final.energy_change.astype(jnp.float64),

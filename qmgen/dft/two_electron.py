@@ -18,9 +18,14 @@ from jaxtyping import Array, Float, Int
 _ROWS_AT_A_TIME = 64
 
 
+def pair_number(nao: int) -> int:
+    """Number of distinct pairs of orbitals."""
+    return nao * (nao + 1) // 2
+
+
 def packed_size(nao: int) -> int:
     """Number of distinct two-electron integrals over a number of orbitals."""
-    npair = nao * (nao + 1) // 2
+    npair = pair_number(nao)
     return npair * (npair + 1) // 2
 
 

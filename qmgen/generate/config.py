@@ -1,15 +1,26 @@
 """Configuration of a run, read from YAML and checked before anything starts."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from qmgen.dataset.splits import check_fractions
 from qmgen.dft import DFTConfig
+from qmgen.dft.functionals import get_functional
 from qmgen.errors import ConfigError
 from qmgen.molecules import ConformerConfig
+
+# Coarser grids than this give energies that are useful and forces that are less so.
+_GRID_LEVEL_OF_FORCES = 3
 
 
 class _Frozen(BaseModel):
@@ -29,6 +40,50 @@ class SplitConfig(_Frozen):
     def _usable_fractions(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         check_fractions(value)
         return value
+
+
+class LabelConfig(_Frozen):
+    """Labels beyond those that every dataset has."""
+
+    forces: bool = Field(False, description="Nuclear forces, Hartree/Bohr.")
+    forces_grid_response: bool = Field(
+        False,
+        description="Let the integration grid move with the nuclei: forces are then the exact "
+        "derivative of the energy on this grid, and sum up to zero.",
+    )
+    dispersion: Literal["d3bj", "d4"] | None = Field(
+        None,
+        description="Dispersion energy (with forces: its forces, too) by D3(BJ) or D4 as labels "
+        "of their own, never added to the others; needs the extra dispersion. b3lyp5 and b3lypg "
+        "take the parameters of b3lyp.",
+    )
+    density_matrix: bool = Field(
+        False, description="Density matrix of each conformer: 4 nao (nao + 1) bytes."
+    )
+    fock_matrix: bool = Field(
+        False, description="Fock (Kohn-Sham) matrix of each conformer: 4 nao (nao + 1) bytes."
+    )
+
+    @model_validator(mode="after")
+    def _grid_response_is_used(self) -> "LabelConfig":
+        if self.forces_grid_response and not self.forces:
+            raise ValueError(
+                "forces_grid_response is only used with forces: set that, or leave "
+                "forces_grid_response out"
+            )
+        return self
+
+    @property
+    def optional_labels(self) -> tuple[str, ...]:
+        """Names of the dataset's optional arrays that are asked for."""
+        asked = {
+            "forces": self.forces,
+            "dispersion_energy": self.dispersion is not None,
+            "dispersion_forces": self.dispersion is not None and self.forces,
+            "density_matrix": self.density_matrix,
+            "fock_matrix": self.fock_matrix,
+        }
+        return tuple(name for name, wanted in asked.items() if wanted)
 
 
 class SlurmConfig(_Frozen):
@@ -72,6 +127,7 @@ class RunConfig(_Frozen):
     seed: int = Field(0, ge=0, description="Seed that every molecule's own seed derives from.")
     conformers: ConformerConfig = Field(ConformerConfig(), description="Conformer generation.")
     dft: DFTConfig = Field(DFTConfig(), description="Level of theory.")
+    labels: LabelConfig = Field(LabelConfig(), description="Labels beyond the usual ones.")
     split: SplitConfig = Field(SplitConfig(), description="Training, validation and test.")
     batch_conformers: int = Field(
         64,
@@ -84,6 +140,18 @@ class RunConfig(_Frozen):
     def science(self) -> dict[str, Any]:
         """All that determines the dataset's content, as plain values for provenance."""
         return self.model_dump(mode="json", exclude={"cluster"})
+
+    def notes(self) -> tuple[str, ...]:
+        """What whoever uses the labels should know; kept in the dataset's metadata."""
+        level = self.dft.grid_level
+        on_grid = bool(get_functional(self.dft.functional).terms)
+        if self.labels.forces and on_grid and level < _GRID_LEVEL_OF_FORCES:
+            return (
+                f"Forces are computed on integration grid level {level}. On level 0 their "
+                "components are off by up to 0.4 eV/Angstrom against level 3; use grid level "
+                f"{_GRID_LEVEL_OF_FORCES} or finer where forces matter.",
+            )
+        return ()
 
 
 Overrides = dict[str, dict[str, Any]]

@@ -28,6 +28,8 @@ from qmgen.molecules import (
 
 # Conformers a window holds in memory when the store is written; about 2 kB each.
 _WINDOW_CONFORMERS = 65_536
+# A conformer with density or Fock matrix takes about so many times as much.
+_MATRIX_FACTOR = 32
 _WINDOW_MOLECULES = 4096
 _FAILURES_AT_ONCE = 4096
 
@@ -263,9 +265,9 @@ def _accepted(
 
 
 def _write_windows(db: sqlite3.Connection, molecules: Iterator[_Sized], config: RunConfig) -> None:
-    per_window = max(
-        1, min(_WINDOW_MOLECULES, _WINDOW_CONFORMERS // config.conformers.per_molecule)
-    )
+    matrices = config.labels.density_matrix or config.labels.fock_matrix
+    room = _WINDOW_CONFORMERS // (_MATRIX_FACTOR if matrices else 1)
+    per_window = max(1, min(_WINDOW_MOLECULES, room // config.conformers.per_molecule))
     window, next_batch = 0, 0
     waiting: list[_Sized] = []
     for molecule in molecules:

@@ -24,7 +24,8 @@ from qmgen.dataset import (
     open_dataset,
     write_store,
 )
-from qmgen.dataset.record import empty_conformers
+from qmgen.dataset.provenance import PACKAGES
+from qmgen.dft.dispersion import PACKAGE_OF, check_dispersion
 from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
@@ -80,6 +81,8 @@ def generate(
     ------
     InputError
         The input can't be read, or nothing in it can be labelled.
+    ConfigError, MissingExtraError
+        Dispersion is asked for and can't be had, see `qmgen.dft.dispersion.check_dispersion`.
     StoreMismatchError
         The output exists and comes from another configuration or input, or another process is
         writing it.
@@ -87,6 +90,8 @@ def generate(
         The output exists and is something else, or the disk is full.
     """
     progress = progress or Progress()
+    if config.labels.dispersion is not None:
+        check_dispersion(config.labels.dispersion, config.dft.functional)
     identity = _identity(source, config, smiles_column)
     finished = _finished(output, identity)
     if finished is not None:
@@ -236,6 +241,8 @@ def _assemble(
         provenance,
         split_seed=config.split.seed,
         split_fractions=config.split.fractions,
+        optional_labels=config.labels.optional_labels,
+        notes=config.notes(),
         rejected=plan.rejected_by_reason(),
         into_run=True,
     )
@@ -261,7 +268,7 @@ def _merge(records: list[MoleculeRecord]) -> MoleculeRecord | None:
     first = records[0]
     filled = [r.conformers for r in records if r.num_conformers]
     if not filled:
-        filled = [empty_conformers(len(first.z), first.nao)]
+        filled = [first.conformers]
     filled.sort(
         key=lambda conformers: int(conformers["index"][0]) if len(conformers["index"]) else 0
     )
@@ -279,12 +286,14 @@ def _merge(records: list[MoleculeRecord]) -> MoleculeRecord | None:
 
 
 def _provenance(source: Path, config: RunConfig) -> Provenance:
+    model = config.labels.dispersion
     return collect_provenance(
         config=config.science(),
         seed=config.seed,
         source=source,
         command=" ".join(["qmgen", *sys.argv[1:]]),
         devices=[f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        packages=PACKAGES if model is None else (*PACKAGES, PACKAGE_OF[model]),
     )
 
 

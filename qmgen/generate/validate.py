@@ -1,33 +1,48 @@
 """Checks stored labels against PySCF itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pyscf import gto, scf
 
-from qmgen.dataset import Dataset
+from qmgen.dataset import Dataset, pack_symmetric
 from qmgen.dft import DFTConfig
+from qmgen.dft.dispersion import DispersionModel, parameter_name
 from qmgen.dft.interop import pyscf_calculation
-from qmgen.errors import InputError, StoreError
-from qmgen.units import DEBYE_PER_ATOMIC_UNIT, EV_PER_HARTREE, MILLIHARTREE_PER_HARTREE
+from qmgen.errors import InputError, MissingExtraError, StoreError
+from qmgen.generate.config import LabelConfig
+from qmgen.units import (
+    ANGSTROM_PER_BOHR,
+    DEBYE_PER_ATOMIC_UNIT,
+    EV_PER_HARTREE,
+    MILLIHARTREE_PER_HARTREE,
+)
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Largest accepted differences from PySCF; Hartree, Debye and elementary charges."""
+    """Largest accepted differences from PySCF, in atomic units unless the name says otherwise.
+
+    ``mulliken_charge`` is that of density matrices and ``orbital_energy`` that of Fock matrices,
+    too; ``dispersion`` is for both energy and forces.
+    """
 
     energy: float
     orbital_energy: float
     dipole_debye: float
     mulliken_charge: float
+    force: float
+    quadrupole: float
+    dispersion: float
 
 
 # Labels converged in float64 agree with PySCF's to these bounds: the project's accuracy.
-TOLERANCES_FLOAT64 = Tolerances(1e-6, 1e-5, 1e-4, 1e-4)
-# Cycles in float32 leave the density with a residual of 1e-3.
-TOLERANCES_FLOAT32 = Tolerances(1e-3, 1e-3, 1e-2, 1e-2)
+TOLERANCES_FLOAT64 = Tolerances(1e-6, 1e-5, 1e-4, 1e-4, 1e-5, 1e-3, 1e-8)
+# Cycles in float32 leave the density with a residual of 1e-3, dispersion has nothing to do with it.
+TOLERANCES_FLOAT32 = Tolerances(1e-3, 1e-3, 1e-2, 1e-2, 1e-2, 5e-2, 1e-8)
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,10 @@ def validate(
         The store has no converged conformer.
     StoreError
         The store's configuration can't be read by this version of qmgen.
+    MissingExtraError
+        The store has dispersion labels and PySCF's extension for them is not installed.
     """
-    config = stored_config(dataset)
+    config, labels = stored_config(dataset), stored_labels(dataset)
     bounds = default_tolerances(config) if tolerances is None else tolerances
     candidates = dataset.indices(converged_only=True)
     if not len(candidates):
@@ -111,7 +128,7 @@ def validate(
     rows: list[int] = []
     not_converged = 0
     for done, row in enumerate(sorted(int(i) for i in chosen), start=1):
-        difference = _difference(dataset[row], config)
+        difference = _difference(dataset[row], config, labels)
         if difference is None:
             not_converged += 1
         else:
@@ -137,7 +154,22 @@ def stored_config(dataset: Dataset) -> DFTConfig:
         ) from error
 
 
-def _difference(row: dict[str, Any], config: DFTConfig) -> dict[str, float] | None:
+def stored_labels(dataset: Dataset) -> LabelConfig:
+    """Optional labels of a dataset; raises `StoreError` if they can't be read."""
+    # The first version of the store had none.
+    stored: Any = dataset.metadata.provenance.config.get("labels", {})
+    try:
+        return LabelConfig.model_validate(stored)
+    except ValueError as error:
+        raise StoreError(
+            f"{dataset.path}: its choice of labels can't be read ({error}); use the version of "
+            "qmgen that made it"
+        ) from error
+
+
+def _difference(
+    row: dict[str, Any], config: DFTConfig, labels: LabelConfig
+) -> dict[str, float] | None:
     """Largest absolute difference of each label of one conformer, atomic units."""
     z = row["z"].astype(np.int32)
     calculation = pyscf_calculation(z, row["pos"], config, int(row["charge"]))
@@ -164,7 +196,62 @@ def _difference(row: dict[str, Any], config: DFTConfig) -> dict[str, float] | No
         lumo = orbital_energies[nocc]
         result["lumo"] = abs(row["lumo"] - lumo)
         result["gap"] = abs(row["gap"] - (lumo - orbital_energies[nocc - 1]))
+    for name, reference in _optional_references(row, calculation, config, labels):
+        result[name] = np.abs(row[name] - reference).max()
     return {name: float(value) for name, value in result.items()}
+
+
+def _optional_references(
+    row: dict[str, Any], calculation: scf.hf.SCF, config: DFTConfig, labels: LabelConfig
+) -> Iterator[tuple[str, Any]]:
+    """PySCF's values of the labels that not every dataset has."""
+    mol = calculation.mol
+    if "quadrupole" in row:
+        yield "quadrupole", _quadrupole(calculation)
+    if "forces" in row:
+        gradient = calculation.nuc_grad_method()
+        if labels.forces_grid_response:
+            gradient.grid_response = True
+        yield "forces", -gradient.kernel()
+    if labels.dispersion is not None and "dispersion_energy" in row:
+        energy, dispersion_gradient = _dispersion(mol, labels.dispersion, config.functional)
+        yield "dispersion_energy", energy
+        if "dispersion_forces" in row:
+            yield "dispersion_forces", -dispersion_gradient
+    # Where Cartesian and pure shells are mixed, PySCF's orbitals are others.
+    comparable = mol.nao == len(row["orbital_energies"])
+    if "density_matrix" in row and comparable:
+        yield "density_matrix", pack_symmetric(np.asarray(calculation.make_rdm1()))
+    if "fock_matrix" in row and comparable:
+        yield "fock_matrix", pack_symmetric(np.asarray(calculation.get_fock()))
+
+
+def _quadrupole(calculation: scf.hf.SCF) -> Float[np.ndarray, "3 3"]:
+    """PySCF's `quad_moment`, which older releases lack, about the centre of nuclear charge."""
+    mol = calculation.mol
+    z, positions = mol.atom_charges(), mol.atom_coords()
+    centre = z @ positions / z.sum()
+    with mol.with_common_orig(centre):
+        integrals = mol.intor("int1e_rr").reshape(3, 3, mol.nao, mol.nao)
+    moment = -np.einsum("xyij,ji->xy", integrals, calculation.make_rdm1())
+    moment += np.einsum("a,ax,ay->xy", z, positions - centre, positions - centre)
+    return 1.5 * moment - 0.5 * np.trace(moment) * np.eye(3)
+
+
+def _dispersion(
+    mol: gto.Mole, model: DispersionModel, functional: str
+) -> tuple[float, Float[np.ndarray, "nat 3"]]:
+    """Energy and gradient by PySCF's own build of the dispersion libraries."""
+    try:
+        from pyscf.dispersion import dftd3, dftd4
+    except ImportError as error:
+        raise MissingExtraError(
+            "checking dispersion labels needs the package pyscf-dispersion: "
+            "pip install 'qmgen[dispersion]'"
+        ) from error
+    kind = dftd3.DFTD3Dispersion if model == "d3bj" else dftd4.DFTD4Dispersion
+    result = kind(mol, xc=parameter_name(functional)).get_dispersion(grad=True)
+    return float(result["energy"]), result["gradient"]
 
 
 def _summarise(
@@ -182,10 +269,17 @@ def _summarise(
         ),
         ("dipole", "Debye", 1.0, bounds.dipole_debye),
         ("mulliken_charges", "e", 1.0, bounds.mulliken_charge),
+        ("quadrupole", "e Bohr^2", 1.0, bounds.quadrupole),
+        ("forces", "mHa/Bohr", mha, bounds.force),
+        ("forces", "meV/Angstrom", 1e3 * EV_PER_HARTREE / ANGSTROM_PER_BOHR, bounds.force),
+        ("dispersion_energy", "mHa", mha, bounds.dispersion),
+        ("dispersion_forces", "mHa/Bohr", mha, bounds.dispersion),
+        ("density_matrix", "1", 1.0, bounds.mulliken_charge),
+        ("fock_matrix", "mHa", mha, bounds.orbital_energy),
     ]
     errors = []
     for name, unit, factor, bound in table:
-        # Molecules without virtual orbital have no LUMO to compare.
+        # Molecules without virtual orbital have no LUMO to compare, and many a store no forces.
         known = [(d[name], row) for d, row in zip(differences, rows, strict=True) if name in d]
         if known:
             values = np.array([value for value, _ in known]) * factor

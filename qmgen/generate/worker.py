@@ -7,12 +7,14 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pyscf import lib
 
-from qmgen.dataset import Failure, MoleculeRecord
+from qmgen.dataset import Failure, MoleculeRecord, check_record, pack_symmetric
 from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
 from qmgen.dft.compilation_cache import use_compilation_cache
+from qmgen.dft.dispersion import dispersion
+from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.label import LINEAR_DEPENDENCE
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
@@ -88,13 +90,14 @@ def _label_slice(part: Slice, config: RunConfig) -> LabelledSlice:
         labels = label_conformers(
             molecule.atomic_numbers, positions, config.dft, charge=molecule.charge
         )
+        record = _record(molecule, index, positions, labels, config)
     except UnsupportedMoleculeError as error:
         failures = (failure("label", str(error)),) if part.start == 0 else ()
         return LabelledSlice(part.number, None, failures)
     problems = tuple(
         failure("label", reason, int(index[row])) for row, reason in _problems(labels, config.dft)
     )
-    return LabelledSlice(part.number, _record(molecule, index, positions, labels), problems)
+    return LabelledSlice(part.number, record, problems)
 
 
 def _problems(labels: ConformerLabels, config: DFTConfig) -> Iterator[tuple[int, str]]:
@@ -122,6 +125,7 @@ def _record(
     index: np.ndarray,
     positions: Float[np.ndarray, "nconf nat 3"],
     labels: ConformerLabels,
+    config: RunConfig,
 ) -> MoleculeRecord:
     """Record of the conformers whose energy is a number; others are failures only."""
     kept = np.isfinite(labels.energy)
@@ -138,11 +142,26 @@ def _record(
         "iterations": labels.iterations,
         "attempts": labels.attempts,
         "dipole": labels.dipole,
+        "quadrupole": labels.quadrupole,
         "pos": positions,
         "mulliken_charges": labels.mulliken_charges,
         "orbital_energies": labels.orbital_energies,
+        **_dispersion_columns(molecule, positions, labels.converged, config),
     }
-    return MoleculeRecord(
+    if config.labels.forces:
+        columns["forces"] = nuclear_forces(
+            molecule.atomic_numbers,
+            positions,
+            config.dft,
+            labels,
+            charge=molecule.charge,
+            grid_response=config.labels.forces_grid_response,
+        )
+    if config.labels.density_matrix:
+        columns["density_matrix"] = pack_symmetric(labels.density)
+    if config.labels.fock_matrix:
+        columns["fock_matrix"] = pack_symmetric(labels.fock)
+    record = MoleculeRecord(
         line=molecule.line,
         source_id=molecule.source_id,
         smile=molecule.smiles,
@@ -152,3 +171,32 @@ def _record(
         nao=labels.orbital_energies.shape[1],
         conformers={name: np.ascontiguousarray(values[kept]) for name, values in columns.items()},
     )
+    check_record(record, config.labels.optional_labels)
+    return record
+
+
+def _dispersion_columns(
+    molecule: Molecule,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    converged: Bool[np.ndarray, " nconf"],
+    config: RunConfig,
+) -> dict[str, np.ndarray]:
+    """Dispersion of converged conformers; NaN for others, whose atoms may coincide."""
+    model = config.labels.dispersion
+    if model is None:
+        return {}
+    energies = np.full(len(positions), np.nan)
+    forces = np.full(positions.shape, np.nan)
+    for row in np.flatnonzero(converged):
+        result = dispersion(
+            molecule.atomic_numbers,
+            positions[row],
+            model,
+            config.dft.functional,
+            molecule.charge,
+        )
+        energies[row], forces[row] = result.energy, -result.gradient
+    columns: dict[str, np.ndarray] = {"dispersion_energy": energies}
+    if config.labels.forces:
+        columns["dispersion_forces"] = forces
+    return columns

@@ -12,12 +12,12 @@ from qmgen.dataset.provenance import collect_provenance
 TINY = Chunking(rows=20, elements=200, strings=10, chunks_per_shard=2)
 
 
-def _record(number, rng, nconf=None):
+def _record(number, rng, nconf=None, optional_labels=()):
     nat = int(rng.integers(1, 12))
     z = rng.choice(np.array([1, 6, 7, 8, 9], dtype=np.uint8), nat)
     nao = int(np.where(z == 1, 1, 5).sum())
     nconf = int(rng.integers(0, 6)) if nconf is None else nconf
-    values = empty_conformers(nat, nao, nconf)
+    values = empty_conformers(nat, nao, nconf, optional_labels)
     for array in values.values():
         if array.dtype == np.float64:
             array[...] = rng.normal(size=array.shape)
@@ -44,8 +44,11 @@ def _record(number, rng, nconf=None):
 
 @pytest.fixture(scope="session")
 def make_records():
-    def make(count, seed=0, nconf=None):
-        return [_record(i, np.random.default_rng([seed, i]), nconf) for i in range(count)]
+    def make(count, seed=0, nconf=None, optional_labels=()):
+        return [
+            _record(i, np.random.default_rng([seed, i]), nconf, optional_labels)
+            for i in range(count)
+        ]
 
     return make
 

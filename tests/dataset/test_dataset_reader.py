@@ -226,10 +226,10 @@ def test_opening_a_run_in_progress(tmp_path):
 def test_newer_schema_is_refused(own_store):
     root = own_store / "zarr.json"
     content = json.loads(root.read_text())
-    content["attributes"]["schema_version"] = 2
+    content["attributes"]["schema_version"] = 3
     content["attributes"]["novelty"] = 1
     root.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=r"schema version 2.*upgrade"):
+    with pytest.raises(StoreError, match=r"schema version 3.*upgrade"):
         open_dataset(own_store)
 
 

@@ -17,7 +17,7 @@ from qmgen.dataset import (
 )
 from qmgen.dataset.metadata import SCHEMA_MODELS
 from qmgen.dataset.provenance import describe_hardware, describe_source
-from qmgen.dataset.schema import COLUMNS, GROUPS
+from qmgen.dataset.schema import COLUMNS, OPTIONAL, store_groups
 from qmgen.errors import InputError
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -33,10 +33,11 @@ def test_files_are_current(name, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
-def test_real_metadata_and_records_fit(make_records, write):
-    records = make_records(10, nconf=3)
+@pytest.mark.parametrize("optional_labels", [(), tuple(OPTIONAL)])
+def test_real_metadata_and_records_fit(make_records, write, optional_labels):
+    records = make_records(10, nconf=3, optional_labels=optional_labels)
     records[0].conformers["lumo"][:] = float("nan")
-    path = write(records)
+    path = write(records, optional_labels=optional_labels, notes=["mind this"])
     schemas = json_schemas()
     for schema in schemas.values():
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -48,6 +49,8 @@ def test_real_metadata_and_records_fit(make_records, write):
         plain = Record.from_row(row).model_dump(mode="json")
         jsonschema.validate(plain, schemas["record"])
         json.dumps(plain, allow_nan=False)
+        for name in OPTIONAL:
+            assert (plain[name] is None) == (name not in optional_labels)
     assert Record.from_row(dataset[0]).lumo is None
 
 
@@ -69,7 +72,7 @@ def test_models_are_frozen_and_described(provenance):
 
 
 def test_every_array_has_a_unit_and_description():
-    for fields in GROUPS.values():
+    for fields in store_groups(tuple(OPTIONAL)).values():
         for name, field in fields.items():
             assert field.name == name
             assert field.unit

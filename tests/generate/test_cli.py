@@ -24,7 +24,7 @@ from qmgen.dataset import (
 from qmgen.dataset.export import qm1b_schema
 from qmgen.units import EV_PER_HARTREE
 from tests.generate.conftest import Finished
-from tests.generate.runs import Command, abandon, clear_message, write_smiles
+from tests.generate.runs import Command, abandon, clear_message, write_smiles, write_yaml
 
 
 def imported(environment: dict[str, str], code: str) -> set[str]:
@@ -53,7 +53,7 @@ def test_help_loads_nothing_heavy(environment: dict[str, str]) -> None:
     ("arguments", "words"),
     [
         (["--help"], ["generate", "validate", "info", "export", "train", "predict"]),
-        (["generate", "--help"], ["--conformers", "--basis", "--scheduler"]),
+        (["generate", "--help"], ["--conformers", "--basis", "--forces", "--scheduler"]),
         (["validate", "--help"], ["--sample", "--energy-tolerance"]),
     ],
     ids=lambda value: "-".join(value),
@@ -86,6 +86,7 @@ class Bad:
         "no store",
         "unfinished store",
         "foreign folder",
+        "dispersion without parameters",
     ]
 )
 def bad(request: pytest.FixtureRequest, finished: Finished, tmp_path: Path) -> Bad:
@@ -123,6 +124,10 @@ def bad(request: pytest.FixtureRequest, finished: Finished, tmp_path: Path) -> B
     if kind == "unfinished store":
         abandon(good, store, finished.config)
         return Bad(("validate", store), (str(store), "has not finished; resume it"))
+    if kind == "dispersion without parameters":
+        config = write_yaml(tmp_path / "run.yaml", {"labels": {"dispersion": "d4"}})
+        options = ("--config", config, "--functional", "svwn")
+        return Bad(("generate", good, store, *options), ("D4", "svwn", "choose another functional"))
     (tmp_path / "notes.txt").write_text("keep me", encoding="utf-8")
     return Bad(("generate", good, tmp_path), (str(tmp_path), "no qmgen dataset"))
 
@@ -131,6 +136,16 @@ def test_mistakes_get_one_clear_line(qmgen: Command, bad: Bad) -> None:
     message = clear_message(qmgen(*bad.arguments))
     for word in bad.words:
         assert word in message
+
+
+def test_forces_on_a_coarse_grid_are_warned_of_once(qmgen: Command, tmp_path: Path) -> None:
+    """Before anything else is done, so also where there is no input."""
+    arguments = ("generate", tmp_path / "nowhere.smi", tmp_path / "store", "--grid-level")
+    warning = "qmgen: warning: Forces are computed on integration grid level 1."
+    done = qmgen(*arguments, 1, "--forces")
+    assert done.stderr.count(warning) == 1
+    assert "use grid level 3 or finer" in done.stderr
+    assert "warning" not in qmgen(*arguments, 1, "--no-forces").stderr
 
 
 @pytest.mark.parametrize(

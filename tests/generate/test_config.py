@@ -7,9 +7,10 @@ import jsonschema
 import pytest
 import yaml
 
-from qmgen.dataset import config_hash, schema_text
+from qmgen.dataset import OPTIONAL, config_hash, schema_text
 from qmgen.errors import ConfigError
 from qmgen.generate import RunConfig, load_config
+from qmgen.generate.config import LabelConfig
 from tests.generate.runs import ROOT, write_yaml
 
 SCHEMA = ROOT / "schemas" / "run-config.schema.json"
@@ -33,6 +34,11 @@ BAD = {
     "unknown basis": (b"dft: {basis: sto-9g}\n", ["dft.basis", "'sto-9g'", "STO-3G"]),
     "unknown functional": (b"dft: {functional: b3lpy}\n", ["b3lpy", "b3lyp", "pbe0"]),
     "unknown precision": (b"dft: {precision: half}\n", ["dft.precision", "float64", "'half'"]),
+    "grid response of no forces": (
+        b"labels: {forces_grid_response: true}\n",
+        ["labels", "only used with forces"],
+    ),
+    "unknown dispersion": (b"labels: {dispersion: d5}\n", ["labels.dispersion", "d3bj", "d4"]),
     "shares": (b"split: {fractions: [0.8, 0.1, 0.2]}\n", ["split.fractions", "sum 1"]),
 }
 
@@ -121,12 +127,60 @@ def test_equal_configurations_have_equal_hashes(tmp_path: Path) -> None:
         {"dft": {"basis": "6-31g"}},
         {"dft": {"max_cycle": 49}},
         {"split": {"seed": 1}},
+        {"labels": {"forces": True}},
+        {"labels": {"dispersion": "d4"}},
+        {"labels": {"density_matrix": True}},
     ],
     ids=str,
 )
 def test_each_scientific_setting_changes_the_hash(change: dict[str, Any]) -> None:
     changed = RunConfig.model_validate(change)
     assert config_hash(changed.science()) != config_hash(RunConfig().science())
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({}, ()),
+        ({"forces": True, "forces_grid_response": True}, ("forces",)),
+        ({"dispersion": "d3bj"}, ("dispersion_energy",)),
+        (
+            {"forces": True, "dispersion": "d4"},
+            ("forces", "dispersion_energy", "dispersion_forces"),
+        ),
+        ({"density_matrix": True, "fock_matrix": True}, ("density_matrix", "fock_matrix")),
+    ],
+    ids=str,
+)
+def test_optional_labels_are_those_of_the_store(
+    labels: dict[str, Any], names: tuple[str, ...]
+) -> None:
+    assert LabelConfig.model_validate(labels).optional_labels == names
+    assert set(names) <= set(OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    ("functional", "level", "forces", "warned"),
+    [
+        ("pbe", 0, True, True),
+        ("b3lyp", 2, True, True),
+        ("pbe", 3, True, False),
+        ("pbe", 0, False, False),
+        # Hartree-Fock uses no grid.
+        ("hf", 0, True, False),
+    ],
+)
+def test_forces_on_a_coarse_grid_are_noted(
+    functional: str, level: int, forces: bool, warned: bool
+) -> None:
+    config = load_config(
+        None,
+        {"dft": {"functional": functional, "grid_level": level}, "labels": {"forces": forces}},
+    )
+    assert len(config.notes()) == warned
+    for note in config.notes():
+        assert f"grid level {level}" in note
+        assert "use grid level 3 or finer" in note
 
 
 def test_the_schema_file_is_current() -> None:

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyscf import gto
+from pyscf.dispersion import dftd4
 from scipy.constants import physical_constants
 
-from qmgen.dataset import check_record
+from qmgen.dataset import CONFORMER, check_record, unpack_symmetric
 from qmgen.dft import label_conformers
+from qmgen.dft.interop import pyscf_calculation
 from qmgen.generate import RunConfig, load_config
+from qmgen.generate.config import LabelConfig
 from qmgen.generate.plan import Batch, Slice
 from qmgen.generate.worker import LabelledSlice, label_batch
 from qmgen.molecules import Molecule, embed_conformers, molecule_from_smiles
@@ -31,6 +35,14 @@ def config_of(**dft: object) -> RunConfig:
 def label(*molecules: Molecule, config: RunConfig) -> list[LabelledSlice]:
     slices = (Slice(10 + i, m.to_json(), 0, 4) for i, m in enumerate(molecules))
     return label_batch(Batch(0, tuple(slices)), config, 1)
+
+
+def dispersion_by_pyscf(molecule: Molecule, positions: np.ndarray) -> tuple[float, np.ndarray]:
+    """D4 energy and forces for Hartree-Fock by PySCF's own build of the library."""
+    atoms = list(zip(molecule.atomic_numbers.tolist(), positions.tolist(), strict=True))
+    mol = gto.M(atom=atoms, unit="Bohr", basis="sto-3g", charge=molecule.charge, verbose=0)
+    result = dftd4.DFTD4Dispersion(mol, xc="hf").get_dispersion(grad=True)
+    return result["energy"], -result["gradient"]
 
 
 def hydrogen(distance_angstrom: float) -> Molecule:
@@ -71,11 +83,73 @@ def test_labels_are_those_of_the_engine(smiles: str) -> None:
     assert np.array_equal(got["index"], np.arange(4))
     # CODATA editions differ in the tenth digit.
     assert got["pos"] == pytest.approx(positions, rel=1e-9)
+    assert set(got) == set(CONFORMER)
     names = set(got) - {"index", "pos", "std", "energy_change"}
     for name in names:
         # Positions that differ in their tenth digit move labels by less.
         assert got[name] == pytest.approx(getattr(expected, name), abs=1e-8)
     assert got["converged"].all()
+
+
+def test_dispersion_is_a_label_of_its_own() -> None:
+    molecule = molecule_from_smiles("[OH3+]")
+    plain = config_of()
+    config = plain.model_copy(update={"labels": LabelConfig(dispersion="d4")})
+    (without,), (with_it,) = (label(molecule, config=c) for c in (plain, config))
+    assert without.record is not None
+    assert with_it.record is not None
+    got = with_it.record.conformers
+    assert set(got) - set(without.record.conformers) == {"dispersion_energy"}
+    for i, positions in enumerate(got["pos"]):
+        energy, _ = dispersion_by_pyscf(molecule, positions)
+        # Rounding, and what releases of the library differ in.
+        assert got["dispersion_energy"][i] == pytest.approx(energy, abs=1e-9)
+        assert got["energy"][i] == without.record.conformers["energy"][i]
+
+
+def test_density_matrices_are_packed() -> None:
+    config = config_of().model_copy(update={"labels": LabelConfig(density_matrix=True)})
+    molecule = molecule_from_smiles("N")
+    (result,) = label(molecule, config=config)
+    assert result.record is not None
+    got = result.record.conformers
+    expected = label_conformers(molecule.atomic_numbers, got["pos"], config.dft)
+    density = unpack_symmetric(got["density_matrix"])
+    # The engine's densities are symmetric to rounding.
+    np.testing.assert_allclose(density, expected.density, atol=1e-12)
+
+
+def test_labels_that_are_asked_for_are_kept() -> None:
+    """Forces, dispersion and Fock matrices of a molecule against PySCF's."""
+    molecule = molecule_from_smiles("N")
+    asked = LabelConfig(forces=True, fock_matrix=True, dispersion="d4")
+    config = config_of().model_copy(update={"labels": asked})
+    (result,) = label(molecule, config=config)
+    assert result.record is not None
+    got = result.record.conformers
+    assert set(got) - set(CONFORMER) == set(asked.optional_labels)
+    fock = unpack_symmetric(got["fock_matrix"])
+    for i, positions in enumerate(got["pos"]):
+        calculation = pyscf_calculation(molecule.atomic_numbers, positions, config.dft)
+        # Tighter than what is compared.
+        calculation.conv_tol, calculation.conv_tol_grad = 1e-11, 1e-6
+        calculation.kernel()
+        # The accuracy that the project promises, Hartree / Bohr and Hartree.
+        gradient = calculation.nuc_grad_method().kernel()
+        assert np.abs(got["forces"][i] + gradient).max() < 1e-5
+        assert np.abs(fock[i] - calculation.get_fock()).max() < 1e-5
+        _, expected = dispersion_by_pyscf(molecule, positions)
+        np.testing.assert_allclose(got["dispersion_forces"][i], expected, atol=1e-9)
+
+
+def test_what_did_not_converge_has_no_dispersion() -> None:
+    """Atoms on top of each other, which the library refuses."""
+    config = config_of().model_copy(update={"labels": LabelConfig(dispersion="d3bj")})
+    broken, fine = label(hydrogen(1e-5), hydrogen(0.74), config=config)
+    for result, known in ((broken, False), (fine, True)):
+        assert result.record is not None
+        got = result.record.conformers
+        assert np.isfinite(got["dispersion_energy"]).tolist() == [known]
 
 
 def test_slices_of_a_molecule_make_up_the_whole() -> None:

@@ -1,0 +1,139 @@
+"""Sizes of a molecule's program, what they cost in memory, and how integrals are held."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from qmgen.dft.basis import Basis, build_basis
+from qmgen.dft.cartesian import libcint_kind
+from qmgen.dft.cholesky import cholesky_integrals
+from qmgen.dft.config import DFTConfig
+from qmgen.dft.density_fitting import auxiliary_basis, density_fitting_engine
+from qmgen.dft.factorised import padded_factor_number
+from qmgen.dft.functionals import get_functional
+from qmgen.dft.grid import grid_size
+from qmgen.dft.integrals import IntegralEngine, libcint_integrals
+from qmgen.dft.native_integrals import native_engine, native_pays
+from qmgen.dft.two_electron import packed_size
+from qmgen.errors import UnsupportedMoleculeError
+
+# Largest memory that one conformer's integrals and orbitals on the grid may take, bytes.
+MAX_BYTES_PER_CONFORMER = 8 * 2**30
+# Points a block of the grid: orbitals and gradients of 60 orbitals on it fill about 2 MB, a
+# core's second-level cache.
+GRID_BLOCK = 1024
+# Numbers of orbitals are padded to a multiple of this.
+ORBITAL_STEP = 8
+# Most orbitals whose distinct integrals are held; beyond, Cholesky vectors are. Labels of B3LYP on
+# grid level 1 took, on one core of an AMD EPYC with AVX2, with all integrals and with vectors:
+# 0.9 and 1.1 s at 56 orbitals, 3.3 and 3.3 s at 96 (in 0.8 and 0.3 GiB), 5.3 and 5.1 s at 112, 13.6
+# and 7.4 s at 136.
+LARGEST_PACKED_NAO = 96
+# Cholesky vectors per orbital that memory is reserved for; 9 to 14 were found.
+_VECTORS_PER_ORBITAL = 15
+
+
+@dataclass(frozen=True)
+class ProgramShape:
+    """Sizes that a compiled program depends on; molecules that share them share the program.
+
+    ``nfactors`` is the number of three-index factors of the two-electron integrals, 0 where each
+    distinct integral is held. A Cholesky decomposition gets as many as the conformer needs; here
+    is what memory is reserved for.
+    """
+
+    natoms: int
+    nshell: int
+    nprim: int
+    max_l: int
+    nao: int
+    npoints: int
+    nfactors: int
+
+
+def program_shape(atomic_numbers: Int[np.ndarray, " nat"], config: DFTConfig) -> ProgramShape:
+    """Padded sizes of a molecule's program.
+
+    Raises
+    ------
+    UnknownBasisError, MissingElementError, UnsupportedMoleculeError
+        As `qmgen.dft.basis.build_basis`.
+    """
+    return shape_of(build_basis(atomic_numbers, config.basis, config.cartesian), config)
+
+
+def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
+    """Padded sizes of the program of a molecule with a basis."""
+    uses_grid = bool(get_functional(config.functional).terms)
+    points = grid_size(basis.atomic_numbers, config.grid_level) if uses_grid else 0
+    return ProgramShape(
+        natoms=round_up(len(basis.atomic_numbers), 4),
+        # One more, so that there is an empty shell for padded orbitals to point at.
+        nshell=round_up(len(basis.shell_l) + 1, 8),
+        nprim=basis.exponents.shape[1],
+        max_l=basis.max_l,
+        nao=round_up(basis.nao, ORBITAL_STEP),
+        npoints=round_up(points, 2 * GRID_BLOCK),
+        nfactors=_factor_number(basis, config),
+    )
+
+
+def round_up(n: int, step: int) -> int:
+    """Smallest multiple of a step that is not smaller than n."""
+    return -(-n // step) * step
+
+
+def _factor_number(basis: Basis, config: DFTConfig) -> int:
+    if config.two_electron == "density_fitting":
+        auxiliary = auxiliary_basis(
+            basis.atomic_numbers, config.basis, config.auxiliary_basis, libcint_kind(basis)
+        )
+        return padded_factor_number(auxiliary.nao)
+    if basis.nao > LARGEST_PACKED_NAO:
+        return padded_factor_number(_VECTORS_PER_ORBITAL * basis.nao)
+    return 0
+
+
+def default_engine(
+    basis: Basis,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    shape: ProgramShape,
+    config: DFTConfig,
+) -> IntegralEngine:
+    """What computes the integrals of a molecule's conformers unless the caller says otherwise."""
+    if config.two_electron == "density_fitting":
+        return density_fitting_engine(config.basis, config.auxiliary_basis)
+    if shape.nfactors:
+        return cholesky_integrals
+    if native_pays(basis, len(positions)):
+        return native_engine(basis, positions)
+    return libcint_integrals
+
+
+def bytes_per_conformer(shape: ProgramShape, precision: str) -> int:
+    """Estimate of the most memory that labelling one conformer takes, beside fixed costs."""
+    npair = shape.nao * (shape.nao + 1) // 2
+    if shape.nfactors:
+        # Factors and a working copy of them. Measured at 312 orbitals on 256000 points: 5.7 GiB in
+        # all in float64, 8.1 GiB in float32.
+        two_electron = 2 * shape.nfactors * npair
+    else:
+        # Distinct integrals as libcint gives them, padded, and on the device; the supermatrix with
+        # its working copy. Measured at 148 orbitals: 4.7 GiB in all.
+        two_electron = 3 * packed_size(shape.nao) + 2 * npair * npair
+    orbitals_with_gradients = 4 * shape.npoints * shape.nao
+    # Cycles in float32 have everything once more, in half the size.
+    return (8 if precision == "float64" else 12) * (two_electron + orbitals_with_gradients)
+
+
+def check_memory(shape: ProgramShape, precision: str) -> None:
+    """Raise `UnsupportedMoleculeError` where a conformer's integrals would not fit."""
+    needed = bytes_per_conformer(shape, precision)
+    if needed > MAX_BYTES_PER_CONFORMER:
+        raise UnsupportedMoleculeError(
+            f"{shape.nao} orbitals on {shape.npoints} grid points: a conformer's integrals and "
+            f"orbitals need {needed / 2**30:.0f} GiB, more than the "
+            f"{MAX_BYTES_PER_CONFORMER / 2**30:.0f} GiB that are allowed; use a smaller basis or "
+            "grid, float64, or two_electron: density_fitting"
+        )
