@@ -71,6 +71,7 @@ def test_energy_equals_that_of_exact_integrals(smiles: str, functional: str, bas
     np.testing.assert_allclose(factorised.dipole[0], exact.dipole[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_float32_cycles_end_at_the_float64_energy() -> None:
     z, positions, _ = embed("O")
     config = DFTConfig(basis="6-31g*", grid_level=0, precision="float32")
@@ -81,6 +82,7 @@ def test_float32_cycles_end_at_the_float64_energy() -> None:
     assert labels.energy[0] == pytest.approx(reference.e_tot, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_and_warm_start() -> None:
     """Conformers with different numbers of vectors, and a bad one, side by side."""
     z, positions, _ = embed("CCO", nconf=3)

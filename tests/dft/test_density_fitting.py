@@ -98,6 +98,7 @@ def test_energy_equals_pyscf(smiles: str, functional: str, basis: str, name: str
     np.testing.assert_allclose(labels.orbital_energies[0], fitted.mo_energy, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["sto-3g", "6-31g"])
 def test_conformer_energies_are_those_of_exact_integrals(basis: str) -> None:
     z, positions, _ = embed("OCCO", nconf=3)

@@ -58,7 +58,9 @@ def test_high_angular_momenta(high: int) -> None:
     assert np.abs(eri - reference(basis, positions[0])).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "d" else n for n in SHELLS]
+)
 def test_angular_momenta(name: str) -> None:
     rng = np.random.default_rng(3)
     z = np.array([1, 1, 1], np.int32)
@@ -68,6 +70,7 @@ def test_angular_momenta(name: str) -> None:
     assert np.abs(eri - reference(basis, positions[0])).max() < TOLERANCE
 
 
+@pytest.mark.slow
 def test_coincident_centres() -> None:
     z = np.array([8, 1, 1], np.int32)
     basis = build_basis(z, "sto-3g")
@@ -81,6 +84,7 @@ def test_coincident_centres() -> None:
     assert np.abs(slope).max() < TOLERANCE
 
 
+@pytest.mark.slow
 def test_derivative_against_finite_differences() -> None:
     z, positions, _ = embed("O")
     basis = build_basis(z, "sto-3g")
