@@ -11,35 +11,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from qmgen.dft.basis import Basis, shell_size
+from qmgen.dft.pair_form import PairKind, ShellKind
 
 # Primitive pairs that contribute less than this to any integral are left out, Hartree^(1/2).
 _NEGLIGIBLE_PRIMITIVE = 1e-12
 # Primitive pairs are worked on in groups of this many.
 PRIMITIVE_GROUP = 3
-
-
-@dataclass(frozen=True)
-class ShellKind:
-    """What the program of a shell depends on.
-
-    Attributes
-    ----------
-    angular
-        Angular momenta of the shells that share exponents.
-    nprim
-        Number of primitives.
-    cartesian
-        Those of the angular momenta whose orbitals are Cartesian.
-    """
-
-    angular: tuple[int, ...]
-    nprim: int
-    cartesian: tuple[int, ...]
-
-    @property
-    def norbital(self) -> int:
-        """Number of orbitals."""
-        return sum(shell_size(degree, self.cartesian) for degree in self.angular)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,29 +38,6 @@ class SharedShell:
     exponents: Float[np.ndarray, " nprim"]
     coefficients: Float[np.ndarray, "nl nprim"]
     orbitals: Int[np.ndarray, " norbital"]
-
-
-@dataclass(frozen=True)
-class PairKind:
-    """Kinds of the two shells of a pair."""
-
-    a: ShellKind
-    b: ShellKind
-
-    @property
-    def max_l(self) -> int:
-        """Largest sum of angular momenta."""
-        return max(self.a.angular) + max(self.b.angular)
-
-    @property
-    def ncomponent(self) -> int:
-        """Number of products of orbitals."""
-        return self.a.norbital * self.b.norbital
-
-    @property
-    def nprim(self) -> int:
-        """Number of primitive pairs."""
-        return self.a.nprim * self.b.nprim
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +91,7 @@ def shared_shells(basis: Basis) -> list[SharedShell]:
         angular = tuple(int(basis.shell_l[s]) for s in members)
         result.append(
             SharedShell(
-                kind=ShellKind(
-                    angular, len(exponents), tuple(x for x in basis.cartesian if x in angular)
-                ),
+                kind=ShellKind(angular, tuple(x for x in basis.cartesian if x in angular)),
                 atom=atom,
                 exponents=np.array(exponents),
                 coefficients=np.stack(
@@ -170,7 +122,7 @@ def pair_classes(
     negligible
         Pairs are left out whose integrals are all below this, Hartree.
     """
-    kinds = sorted({s.kind for s in shells}, key=lambda k: (max(k.angular), k.angular, k.nprim))
+    kinds = sorted({s.kind for s in shells}, key=lambda k: (max(k.angular), k.angular))
     distance = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=-1)
     classes = []
     for i, kind_a in enumerate(kinds):
@@ -194,11 +146,16 @@ def _pair_class(
     distance: Float[np.ndarray, "nconf nat nat"],
 ) -> PairClass:
     atoms = np.array([(a.atom, b.atom) for a, b in pairs], np.int32)
-    alpha = np.stack([np.repeat(a.exponents, kind.b.nprim) for a, _ in pairs])
-    beta = np.stack([np.tile(b.exponents, kind.a.nprim) for _, b in pairs])
-    coefficients = np.stack(
-        [np.einsum("ip,jq->ijpq", a.coefficients, b.coefficients) for a, b in pairs]
-    ).reshape(len(pairs), len(kind.a.angular), len(kind.b.angular), kind.nprim)
+    nprim = max(len(a.exponents) * len(b.exponents) for a, b in pairs)
+    nprim = PRIMITIVE_GROUP * -(-nprim // PRIMITIVE_GROUP)
+    alpha, beta = np.ones((2, len(pairs), nprim))
+    coefficients = np.zeros((len(pairs), len(kind.a.angular), len(kind.b.angular), nprim))
+    for row, (a, b) in enumerate(pairs):
+        n = len(a.exponents) * len(b.exponents)
+        alpha[row, :n] = np.repeat(a.exponents, len(b.exponents))
+        beta[row, :n] = np.tile(b.exponents, len(a.exponents))
+        products = np.einsum("ip,jq->ijpq", a.coefficients, b.coefficients)
+        coefficients[row, :, :, :n] = products.reshape(*products.shape[:2], n)
 
     p = alpha + beta
     R = distance[:, atoms[:, 0], atoms[:, 1], None]
@@ -247,21 +204,18 @@ def _keep(pairs: PairClass, which: np.ndarray) -> PairClass:
     )
 
 
-def pad_pairs(pairs: PairClass, npair: int, nprim: int) -> PairClass:
-    """The same with empty pairs and empty primitives appended, up to numbers of them."""
-    more_pairs, more_primitives = npair - len(pairs.bound), nprim - pairs.exponents.shape[1]
+def pad_pairs(pairs: PairClass, npair: int) -> PairClass:
+    """The same with empty pairs appended, up to a number of them."""
 
-    def pad(array: np.ndarray, value: int, primitive_axis: int | None = None) -> np.ndarray:
-        widths = [(0, more_pairs)] + [(0, 0)] * (array.ndim - 1)
-        if primitive_axis is not None:
-            widths[primitive_axis] = (0, more_primitives)
+    def pad(array: np.ndarray, value: int) -> np.ndarray:
+        widths = [(0, npair - len(pairs.bound))] + [(0, 0)] * (array.ndim - 1)
         return np.pad(array, widths, constant_values=value)
 
     return PairClass(
         pairs.kind,
         pad(pairs.atoms, 0),
-        pad(pairs.exponents, 1, 1),
-        pad(pairs.coefficients, 0, 3),
+        pad(pairs.exponents, 1),
+        pad(pairs.coefficients, 0),
         pad(pairs.orbitals, -1),
         pad(pairs.nprim, 0),
         pad(pairs.bound, 0),

@@ -1,0 +1,301 @@
+"""Two-electron integrals between two classes of pairs of shells, for many conformers at once.
+
+With R_tuv, derivatives of the Boys function, and weights w of primitives (Helgaker, Jorgensen,
+Olsen, Molecular Electronic-Structure Theory, 9.9), the sums
+
+    S[i, j] = sum_pq w_i[p] w_j[q] (-1)^|K_j| R[H_i + K_j](P - Q)
+
+over primitives p on the left and q on the right hold all that integrals over products of orbitals
+are made of (`qmgen.dft.pair_form`). The program goes through a list of blocks of pairs and, within
+one, through groups of primitives, so that only what matters is computed; elementwise operations on
+a few thousand numbers, conformers being the fastest axis, stay within a core's cache.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from math import factorial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from qmgen.dft.boys import boys
+from qmgen.dft.hermite import Powers, cartesian_powers, hermite_powers
+from qmgen.dft.pair_expansion import Expansion
+from qmgen.dft.pair_form import PairForm, PairKind, pair_form
+from qmgen.dft.repulsion_pairs import PRIMITIVE_GROUP
+from qmgen.dft.staging import stage
+
+# Elementwise arrays have the axes: group of primitives on the left, on the right, pairs on the
+# left, on the right, conformers.
+Values = Float[Array, "ngroup ngroup nbra nket nconf"]
+# Sums of one order on the left: weight, Hermite Gaussian; then what is on the right.
+Sums = list[Float[Array, "nweight nhermite ..."]]
+
+
+class Tile(NamedTuple):
+    """Number of pairs on the left and on the right of a block."""
+
+    nbra: int
+    nket: int
+
+
+class ClassKind(NamedTuple):
+    """What the program of two classes depends on besides the sizes of its arrays."""
+
+    bra: PairKind
+    ket: PairKind
+    tile: Tile
+    precision: str
+
+
+class _Side(NamedTuple):
+    """Primitives on one side of a block."""
+
+    exponents: Float[Array, "nprim npair"]
+    centres: Float[Array, "3 nprim npair nconf"]
+    weights: tuple[Float[Array, "_nweight nprim npair nconf"], ...]
+    monomials: Float[Array, "nmonomial npair nconf"]
+
+
+def _slice(array: Array, start: Array, size: int, axis: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
+
+
+def _hermite_terms(order: int) -> list[tuple[int, int, int]]:
+    """Number, power of x and n of the terms of d^t/dx^t f(x^2): number x^power (2 f')^(n)."""
+    return [
+        (factorial(order) // (factorial(j) * factorial(order - 2 * j) * 2**j), order - 2 * j, order - j)
+        for j in range(order // 2 + 1)
+    ]
+
+
+def hermite_coulomb_closed(
+    powers: Powers,
+    boys_values: Sequence[Array],
+    separation: tuple[Array, Array, Array],
+) -> Array:
+    """One R_tuv written out, of (-2 a)^n F_n: few operations where t + u + v is small.
+
+    What `qmgen.dft.hermite.hermite_coulomb` makes by recursion, without anything that several of
+    them would share.
+    """
+    by_order: dict[int, Array | float] = {}
+    for cx, px, nx in _hermite_terms(powers[0]):
+        for cy, py, ny in _hermite_terms(powers[1]):
+            for cz, pz, nz in _hermite_terms(powers[2]):
+                term: Array | float = float(cx * cy * cz)
+                for x, power in zip(separation, (px, py, pz), strict=True):
+                    for _ in range(power):
+                        term = x if isinstance(term, float) and term == 1 else term * x
+                n = nx + ny + nz
+                by_order[n] = by_order[n] + term if n in by_order else term
+    total = None
+    for n, polynomial in by_order.items():
+        value = boys_values[n]
+        if not (isinstance(polynomial, float) and polynomial == 1):
+            value = value * polynomial
+        total = value if total is None else total + value
+    assert total is not None
+    return total
+
+
+class _Stages:
+    """Steps of the program of two classes; each is compiled apart from the others."""
+
+    def __init__(self, kind: ClassKind) -> None:
+        self.kind = kind
+        self.dtype = jnp.dtype(kind.precision)
+        self.bra, self.ket = pair_form(kind.bra), pair_form(kind.ket)
+        self.order = kind.bra.max_l + kind.ket.max_l
+        self.take_bra = stage(partial(self._take, size=kind.tile.nbra))
+        self.take_ket = stage(partial(self._take, size=kind.tile.nket))
+        self.separation = stage(self._separation)
+        self.boys = stage(self._boys)
+        self.hermite = stage(self._hermite)
+        self.add_bra = stage(self._add_bra)
+        self.add_ket = stage(self._add_ket)
+        self.join = stage(self._join)
+        self.bra_components = stage(partial(_components, self.bra))
+        self.ket_components = stage(partial(_components, self.ket))
+
+    def _take(self, side: Expansion, start: Array, size: int) -> _Side:
+        """Pairs of a block. Differences of centres must be taken in float64."""
+        return _Side(
+            _slice(side.exponents, start, size, 1),
+            _slice(side.centres, start, size, 2),
+            tuple(_slice(w, start, size, 2).astype(self.dtype) for w in side.weights),
+            _slice(side.monomials, start, size, 1).astype(self.dtype),
+        )
+
+    def _separation(
+        self, bra: _Side, ket: _Side, u: Array, v: Array
+    ) -> tuple[tuple[Values, Values, Values], Array, list[Array]]:
+        """P - Q, the reduced exponent a, and (-2 a)^n / (p + q)^(1/2)."""
+        p = _slice(bra.exponents, u * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 0)[:, None, :, None]
+        q = _slice(ket.exponents, v * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 0)[None, :, None, :]
+        P = _slice(bra.centres, u * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1)
+        Q = _slice(ket.centres, v * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1)
+        x, y, z = ((P[k][:, None, :, None] - Q[k][None, :, None]).astype(self.dtype) for k in range(3))
+        reduced = p * q / (p + q)
+        scale = [(-2 * reduced) ** n / jnp.sqrt(p + q) for n in range(self.order + 1)]
+        return (
+            (x, y, z),
+            reduced.astype(self.dtype)[..., None],
+            [s.astype(self.dtype)[..., None] for s in scale],
+        )
+
+    def _boys(
+        self, separation: tuple[Values, Values, Values], reduced: Array, scale: list[Array]
+    ) -> list[Values]:
+        x, y, z = separation
+        F = boys(reduced * (x * x + y * y + z * z), self.order)
+        return [f * s for f, s in zip(F, scale, strict=True)]
+
+    def _hermite(
+        self, boys_values: list[Values], separation: tuple[Values, Values, Values]
+    ) -> list[Float[Array, "nhermite nket_hermite ngroup ngroup nbra nket nconf"]]:
+        """R[H + K], for each order of H on the left."""
+        K = hermite_powers(self.kind.ket.max_l)
+        stacks = []
+        for order in range(self.kind.bra.max_l + 1):
+            H = cartesian_powers(order)
+            values = [
+                hermite_coulomb_closed(_sum(h, k), boys_values, separation) for h in H for k in K
+            ]
+            stacks.append(jnp.stack(values).reshape(len(H), len(K), *values[0].shape))
+        return stacks
+
+    def _add_bra(self, sums: Sums, bra: _Side, R: list[Array], u: Array) -> Sums:
+        """Add the primitives on the left, those on the right standing apart."""
+        result = []
+        for total, weights, values in zip(sums, bra.weights, R, strict=True):
+            w = _slice(weights, u * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1)
+            for g in range(PRIMITIVE_GROUP):
+                total = total + w[:, g][:, None, None, None, :, None] * values[None, :, :, g]
+            result.append(total)
+        return result
+
+    def _add_ket(self, sums: list[Sums], left: Sums, ket: _Side, v: Array) -> list[Sums]:
+        """Add the primitives on the right."""
+        result = []
+        for of_left, total in zip(left, sums, strict=True):
+            row, start = [], 0
+            for order, (value, weights) in enumerate(zip(total, ket.weights, strict=True)):
+                n = len(cartesian_powers(order))
+                R = of_left[:, :, start : start + n]
+                start += n
+                w = _slice(weights, v * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1) * (-1) ** order
+                for g in range(PRIMITIVE_GROUP):
+                    value = value + w[None, None, :, g][:, :, :, None, None] * R[:, :, None, :, g]
+                row.append(value)
+            result.append(row)
+        return result
+
+    def _join(self, sums: list[Sums]) -> Float[Array, "nbra_sum nket_sum nbra nket nconf"]:
+        rows = []
+        for row in sums:
+            flat = [x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[4:]) for x in row]
+            rows.append(jnp.concatenate(flat, axis=1))
+        return jnp.concatenate(rows)
+
+    def zero_left(self, nconf: int) -> Sums:
+        """Sums before any primitive on the left was added."""
+        nK = len(hermite_powers(self.kind.ket.max_l))
+        shape = nK, PRIMITIVE_GROUP, *self.kind.tile, nconf
+        return [
+            jnp.zeros((len(w), len(cartesian_powers(n)), *shape), self.dtype)
+            for n, w in enumerate(self.bra.weights)
+        ]
+
+    def zero(self, nconf: int) -> list[Sums]:
+        """Sums before any primitive was added."""
+        return [
+            [
+                jnp.zeros(
+                    (
+                        *(len(w), len(cartesian_powers(n))),
+                        *(len(w_ket), len(cartesian_powers(n_ket))),
+                        *(*self.kind.tile, nconf),
+                    ),
+                    self.dtype,
+                )
+                for n_ket, w_ket in enumerate(self.ket.weights)
+            ]
+            for n, w in enumerate(self.bra.weights)
+        ]
+
+
+def _sum(a: Powers, b: Powers) -> Powers:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _components(
+    form: PairForm, sums: Float[Array, "nsum *n"], monomials: Array
+) -> Float[Array, "ncomponent *n"]:
+    """Products of orbitals from sums; monomials are shaped to broadcast with one of the sums."""
+    components = []
+    for terms in form.components:
+        total = None
+        for term in terms:
+            value = sums[term.sum]
+            if any(form.monomials[term.monomial]):
+                value = value * monomials[term.monomial]
+            if term.number != 1:
+                value = value * term.number
+            total = value if total is None else total + value
+        components.append(total)
+    return jnp.stack(components)
+
+
+@partial(jax.jit, static_argnames=("kind",))
+def class_integrals(
+    bra: Expansion,
+    ket: Expansion,
+    items: Int[Array, "nplace 4"],
+    nitem: Int[Array, ""],
+    *,
+    kind: ClassKind,
+) -> Float[Array, "nplace cket cbra nbra nket nconf"]:
+    """Integrals of blocks of pairs of two classes.
+
+    Parameters
+    ----------
+    bra, ket
+        Expansions of the classes.
+    items
+        Of each block, the first pair on the left and on the right and how many groups of
+        primitives matter on either side.
+    nitem
+        How many of the items count; the others' results are zero.
+    kind
+        Of the classes, with the blocks' size and the precision.
+    """
+    stages = _Stages(kind)
+    nconf = bra.centres.shape[-1]
+
+    def one_block(i: Array, j: Array, nu: Array, nv: Array) -> Array:
+        left, right = stages.take_bra(bra, i), stages.take_ket(ket, j)
+
+        def add_ket_group(v: Array, sums: list[Sums]) -> list[Sums]:
+            def add_bra_group(u: Array, partial_sums: Sums) -> Sums:
+                separation, reduced, scale = stages.separation(left, right, u, v)
+                F = stages.boys(separation, reduced, scale)
+                return stages.add_bra(partial_sums, left, stages.hermite(F, separation), u)
+
+            summed = jax.lax.fori_loop(0, nu, add_bra_group, stages.zero_left(nconf))
+            return stages.add_ket(sums, summed, right, v)
+
+        sums = stages.join(jax.lax.fori_loop(0, nv, add_ket_group, stages.zero(nconf)))
+        half = stages.bra_components(sums, left.monomials[:, None, :, None])
+        return stages.ket_components(half.swapaxes(0, 1), right.monomials[:, None, None])
+
+    def add_item(n: Array, result: Array) -> Array:
+        block = one_block(*items[n])
+        return jax.lax.dynamic_update_index_in_dim(result, block, n, 0)
+
+    start = jnp.zeros(
+        (items.shape[0], kind.ket.ncomponent, kind.bra.ncomponent, *kind.tile, nconf), stages.dtype
+    )
+    return jax.lax.fori_loop(0, nitem, add_item, start)
