@@ -8,17 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from qmgen.dft.staging import stage
+
 # Grid points per unit of t: a power of two, so that grid points and distances to them are exact.
 _DENSITY = 32
 
 
-def _switch(max_order: int) -> int:
-    """Argument from which on the asymptotic form is used.
+def _switch(max_order: int, dtype: jnp.dtype) -> int:
+    """Argument from which on the highest order's asymptotic form is used.
 
-    It leaves out exp(-t) / (2 t), 7e-17 at most. Integrals of high angular momentum multiply F_m
-    by t^(m/2), so it starts later for them.
+    It leaves out exp(-t) / (2 t), which downward recursion multiplies by (2 t)^m / (2m - 1)!!: less
+    than a rounding error of F_0 from here on.
     """
-    return 33 + max_order
+    return (36 if dtype == jnp.float64 else 18) + 3 * max_order
 
 
 @lru_cache(maxsize=32)
@@ -45,9 +47,9 @@ def boys(t: Float[Array, "*n"], max_order: int) -> tuple[Float[Array, "*n"], ...
     """Boys function F_m(t), the integral of x^(2m) exp(-t x^2) over x from 0 to 1.
 
     From a table at the nearest grid point t0: downward recursion gives the orders that the Taylor
-    series in t0 - t needs for the highest order at t, downward recursion again gives the others
-    (Helgaker, Jorgensen, Olsen, Molecular Electronic-Structure Theory, 9.8.2). At large t the
-    asymptotic form, by upward recursion. The error is below 1e-15 in float64, 3e-7 in float32.
+    series in t0 - t needs for the highest order at t (Helgaker, Jorgensen, Olsen, Molecular
+    Electronic-Structure Theory, 9.8.2), at large t the asymptotic form does. Downward recursion
+    again gives the others. The error is below 1e-15 in float64, 3e-7 in float32.
     Derivatives of any order are exact, dF_m / dt = -F_(m+1).
 
     Parameters
@@ -61,9 +63,12 @@ def boys(t: Float[Array, "*n"], max_order: int) -> tuple[Float[Array, "*n"], ...
     -------
     F_0 to F_max_order.
     """
-    small, large = _near_grid(t, max_order), _asymptotic(t, max_order)
-    is_small = t < _switch(max_order)
-    return tuple(jnp.where(is_small, s, a) for s, a in zip(small, large, strict=True))
+    highest, exp_t = stage(partial(_highest, max_order=max_order))(t)
+    values = [highest]
+    # Stable for all t, as all terms are positive.
+    for m in range(max_order - 1, -1, -1):
+        values.append((2 * t * values[-1] + exp_t) * (1 / (2 * m + 1)))
+    return tuple(values[::-1])
 
 
 @boys.defjvp
@@ -75,12 +80,17 @@ def _boys_jvp(
     return F[:-1], tuple(-f * dt for f in F[1:])
 
 
-def _near_grid(t: Float[Array, "*n"], max_order: int) -> list[Float[Array, "*n"]]:
+def _highest(
+    t: Float[Array, "*n"], max_order: int
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """F_max_order(t) and exp(-t)."""
     # What the Taylor series leaves out is at most (1/64)^terms / terms! of the result.
     terms = 7 if t.dtype == jnp.float64 else 4
-    length = _switch(max_order) * _DENSITY + 1
-    top, decay = (jnp.asarray(a, t.dtype) for a in _table(max_order + terms - 1, length))
-    inside = jnp.minimum(t, _switch(max_order))
+    switch = _switch(max_order, t.dtype)
+    top, decay = (
+        jnp.asarray(a, t.dtype) for a in _table(max_order + terms - 1, switch * _DENSITY + 1)
+    )
+    inside = jnp.minimum(t, switch)
     nearest = (inside * _DENSITY + 0.5).astype(jnp.int32)
     t0 = nearest.astype(t.dtype) * (1 / _DENSITY)
     # mode "clip" keeps a NaN in t from reading outside the table.
@@ -97,26 +107,11 @@ def _near_grid(t: Float[Array, "*n"], max_order: int) -> list[Float[Array, "*n"]
     for k, F in zip(range(terms - 1, 0, -1), at_grid[1:], strict=True):
         value = F + value * d * (1 / k)
 
-    if max_order > 0:
-        # XLA on a CPU computes what several results share once for each of them, but for what
-        # ends in a division, exp and the like. So this divides by 1 in a way it cannot see.
-        value = value / jnp.where(t < _switch(max_order), 1, t)
-    values = [value]
-    exp_t = jnp.exp(-inside)
-    for m in range(max_order - 1, -1, -1):
-        value = (2 * inside * value + exp_t) * (1 / (2 * m + 1))
-        values.append(value)
-    return values[::-1]
-
-
-def _asymptotic(t: Float[Array, "*n"], max_order: int) -> list[Float[Array, "*n"]]:
-    outside = jnp.maximum(t, _switch(max_order))
     # sqrt and division each are vector instructions; 1 / sqrt(t) written at once would become
     # rsqrt, which XLA on a CPU makes of many.
+    outside = jnp.maximum(t, switch)
     inverse = 1 / outside
-    value = jnp.sqrt(outside) * inverse * (0.5 * math.sqrt(math.pi))
-    values = [value]
+    asymptotic = jnp.sqrt(outside) * inverse * (0.5 * math.sqrt(math.pi))
     for m in range(max_order):
-        value = value * inverse * (m + 0.5)
-        values.append(value)
-    return values
+        asymptotic = asymptotic * inverse * (m + 0.5)
+    return jnp.where(t < switch, value, asymptotic), jnp.exp(-t)

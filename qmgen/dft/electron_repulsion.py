@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from qmgen.dft.basis import Basis
 from qmgen.dft.pair_expansion import PairTables, expand_pairs, pair_tables
-from qmgen.dft.repulsion_class import ClassKind, Tile, class_integrals
+from qmgen.dft.repulsion_class import ClassKind, class_integrals
 from qmgen.dft.repulsion_pairs import (
     PRIMITIVE_GROUP,
     PairClass,
@@ -82,7 +82,7 @@ def plan_repulsion(
     classes = []
     for pairs in sorted(found, key=lambda c: c.kind.max_l):
         # A block may begin at the last pair.
-        classes.append(pad_pairs(pairs, padded_length(len(pairs.bound) + 8, _LEAST_PAIRS)))
+        classes.append(pad_pairs(pairs, padded_length(len(pairs.bound) + 15, _LEAST_PAIRS)))
     work, places = [], []
     offset = 0
     for i, bra in enumerate(classes):
@@ -90,7 +90,7 @@ def plan_repulsion(
             blocks, items = _blocks(bra, ket, single_below)
             place = np.full(blocks.shape, -1, np.int64)
             tile = _tile(bra, ket)
-            size = bra.kind.ncomponent * ket.kind.ncomponent * tile.nbra * tile.nket
+            size = bra.kind.ncomponent * ket.kind.ncomponent * tile
             for precision, code in (("float64", 2), ("float32", 1)):
                 mine = blocks == code
                 number = int(np.count_nonzero(mine))
@@ -126,14 +126,9 @@ def padded_length(number: int, least: int) -> int:
     return size
 
 
-def _tile(bra: PairClass, ket: PairClass) -> Tile:
-    """Pairs a block: so many that its arrays fill a good part of a core's second-level cache."""
-    order = bra.kind.max_l + ket.kind.max_l
-    if order == 0:
-        return Tile(4, 4)
-    if order == 1:
-        return Tile(2, 4)
-    return Tile(1, {2: 4, 3: 2}.get(order, 1))
+def _tile(bra: PairClass, ket: PairClass) -> int:
+    """Pairs on the right of a block: its arrays fill a good part of a core's second-level cache."""
+    return {0: 16, 1: 8, 2: 4}.get(bra.kind.max_l + ket.kind.max_l, 2)
 
 
 def _blocks(
@@ -142,7 +137,7 @@ def _blocks(
     """What to do with each block of pairs (0 leave out, 1 float32, 2 float64), and its item."""
     tile = _tile(bra, ket)
     starts, bounds, groups = [], [], []
-    for pairs, size in ((bra, tile.nbra), (ket, tile.nket)):
+    for pairs, size in ((bra, 1), (ket, tile)):
         npair = int(np.count_nonzero(pairs.nprim))
         start = np.arange(0, npair, size)
         starts.append(start)
@@ -154,7 +149,7 @@ def _blocks(
         (bound > max(single_below, NEGLIGIBLE_INTEGRAL)).astype(np.int8)
     )
     if bra is ket:
-        code[starts[0][:, None] + tile.nbra <= starts[1]] = 0
+        code[starts[0][:, None] < starts[1]] = 0
     shape = bound.shape
     items = np.stack(
         [
@@ -186,7 +181,7 @@ def _packed_index(
     starts = np.cumsum([0, *(p.size for p in places)])
     flat = np.concatenate([p.ravel() for p in places])
     columns = np.array([p.shape[1] for p in places])
-    nbra, nket = np.array(tiles).T
+    tile = np.array(tiles)
     ncomponent = np.array([c.kind.ncomponent for c in classes])
 
     index = np.empty(npair * (npair + 1) // 2, np.int64)
@@ -202,11 +197,11 @@ def _packed_index(
         pair = left[0] * (left[0] + 1) // 2 + right[0]
         missing = (left[0] < 0) | (right[0] < 0)
         pair = np.where(missing, 0, pair)
-        B, T = nbra[pair], nket[pair]
-        block = starts[pair] + (left[1] // B) * columns[pair] + right[1] // T
+        T = tile[pair]
+        block = starts[pair] + left[1] * columns[pair] + right[1] // T
         place = np.where(missing, -1, flat[np.where(missing, 0, block)])
         within = right[2] * ncomponent[left[0]] + left[2]
-        within = (within * B + left[1] % B) * T + right[1] % T
+        within = within * T + right[1] % T
         index[p * (p + 1) // 2 : (p + 1) * (p + 2) // 2] = np.where(place < 0, end, place + within)
     return index.astype(np.int32)
 

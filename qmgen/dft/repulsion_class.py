@@ -28,39 +28,43 @@ from qmgen.dft.repulsion_pairs import PRIMITIVE_GROUP
 from qmgen.dft.staging import stage
 
 # Elementwise arrays have the axes: group of primitives on the left, on the right, pairs on the
-# left, on the right, conformers.
-Values = Float[Array, "ngroup ngroup nbra nket nconf"]
+# right, conformers. A block has one pair on the left.
+Values = Float[Array, "ngroup ngroup nket nconf"]
 # Sums of one order on the left: weight, Hermite Gaussian; then what is on the right.
 Sums = list[Float[Array, "nweight nhermite ..."]]
 
 
-class Tile(NamedTuple):
-    """Number of pairs on the left and on the right of a block."""
-
-    nbra: int
-    nket: int
-
-
 class ClassKind(NamedTuple):
-    """What the program of two classes depends on besides the sizes of its arrays."""
+    """What the program of two classes depends on besides the sizes of its arrays.
+
+    ``tile`` is the number of pairs on the right of a block.
+    """
 
     bra: PairKind
     ket: PairKind
-    tile: Tile
+    tile: int
     precision: str
-
-
-class _Side(NamedTuple):
-    """Primitives on one side of a block."""
-
-    exponents: Float[Array, "nprim npair"]
-    centres: Float[Array, "3 nprim npair nconf"]
-    weights: tuple[Float[Array, "_nweight nprim npair nconf"], ...]
-    monomials: Float[Array, "nmonomial npair nconf"]
 
 
 def _slice(array: Array, start: Array, size: int, axis: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
+
+
+@stage
+def _group(side: Expansion, number: Array) -> Expansion:
+    """Primitives of a group, in arrays of their own: a slice at a place that is not known within an
+    elementwise loop keeps that from being vectorised.
+    """
+
+    def of(array: Array, axis: int) -> Array:
+        return _slice(array, number * PRIMITIVE_GROUP, PRIMITIVE_GROUP, axis)
+
+    return Expansion(
+        of(side.exponents, 0),
+        of(side.centres, 1),
+        tuple(of(w, 1) for w in side.weights),
+        side.monomials,
+    )
 
 
 def _hermite_terms(order: int) -> list[tuple[int, int, int]]:
@@ -109,8 +113,8 @@ class _Stages:
         self.dtype = jnp.dtype(kind.precision)
         self.bra, self.ket = pair_form(kind.bra), pair_form(kind.ket)
         self.order = kind.bra.max_l + kind.ket.max_l
-        self.take_bra = stage(partial(self._take, size=kind.tile.nbra))
-        self.take_ket = stage(partial(self._take, size=kind.tile.nket))
+        self.take_bra = stage(self._take_bra)
+        self.take_ket = stage(self._take_ket)
         self.separation = stage(self._separation)
         self.boys = stage(self._boys)
         self.hermite = stage(self._hermite)
@@ -120,42 +124,51 @@ class _Stages:
         self.bra_components = stage(partial(_components, self.bra))
         self.ket_components = stage(partial(_components, self.ket))
 
-    def _take(self, side: Expansion, start: Array, size: int) -> _Side:
-        """Pairs of a block. Differences of centres must be taken in float64."""
-        return _Side(
-            _slice(side.exponents, start, size, 1),
-            _slice(side.centres, start, size, 2),
-            tuple(_slice(w, start, size, 2).astype(self.dtype) for w in side.weights),
-            _slice(side.monomials, start, size, 1).astype(self.dtype),
+    def _take_bra(self, pairs: Expansion, row: Array) -> Expansion:
+        """The pair on the left of a block; its axis is gone."""
+        one = jax.tree.map(lambda x: x[0], self._take(pairs, row, 1, front=True))
+        return Expansion(*one)
+
+    def _take_ket(self, pairs: Expansion, start: Array) -> Expansion:
+        """The pairs on the right of a block."""
+        return self._take(pairs, start, self.kind.tile)
+
+    def _take(self, pairs: Expansion, start: Array, size: int, front: bool = False) -> Expansion:
+        # Differences of centres must be taken in float64.
+        def of(array: Array, axis: int, dtype: jnp.dtype) -> Array:
+            part = _slice(array, start, size, axis).astype(dtype)
+            return jnp.moveaxis(part, axis, 0) if front else part
+
+        return Expansion(
+            of(pairs.exponents, 1, jnp.float64),
+            of(pairs.centres, 2, jnp.float64),
+            tuple(of(w, 2, self.dtype) for w in pairs.weights),
+            of(pairs.monomials, 1, self.dtype),
         )
 
     def _separation(
-        self, bra: _Side, ket: _Side, u: Array, v: Array
+        self, bra: Expansion, ket: Expansion
     ) -> tuple[tuple[Values, Values, Values], Array, list[Array]]:
         """P - Q, the reduced exponent a, and (-2 a)^n / (p + q)^(1/2)."""
-        p = _slice(bra.exponents, u * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 0)[:, None, :, None]
-        q = _slice(ket.exponents, v * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 0)[None, :, None, :]
-        P = _slice(bra.centres, u * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1)
-        Q = _slice(ket.centres, v * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1)
-        x, y, z = ((P[k][:, None, :, None] - Q[k][None, :, None]).astype(self.dtype) for k in range(3))
+        p, q = bra.exponents[:, None, None], ket.exponents
+        x, y, z = (
+            (P[:, None, None] - Q).astype(self.dtype)
+            for P, Q in zip(bra.centres, ket.centres, strict=True)
+        )
         reduced = p * q / (p + q)
         scale = [(-2 * reduced) ** n / jnp.sqrt(p + q) for n in range(self.order + 1)]
-        return (
-            (x, y, z),
-            reduced.astype(self.dtype)[..., None],
-            [s.astype(self.dtype)[..., None] for s in scale],
-        )
+        return (x, y, z), reduced.astype(self.dtype), [s.astype(self.dtype) for s in scale]
 
     def _boys(
         self, separation: tuple[Values, Values, Values], reduced: Array, scale: list[Array]
     ) -> list[Values]:
         x, y, z = separation
-        F = boys(reduced * (x * x + y * y + z * z), self.order)
-        return [f * s for f, s in zip(F, scale, strict=True)]
+        F = boys(reduced[..., None] * (x * x + y * y + z * z), self.order)
+        return [f * s[..., None] for f, s in zip(F, scale, strict=True)]
 
     def _hermite(
         self, boys_values: list[Values], separation: tuple[Values, Values, Values]
-    ) -> list[Float[Array, "nhermite nket_hermite ngroup ngroup nbra nket nconf"]]:
+    ) -> list[Float[Array, "nhermite nket_hermite ngroup ngroup nket nconf"]]:
         """R[H + K], for each order of H on the left."""
         K = hermite_powers(self.kind.ket.max_l)
         stacks = []
@@ -167,17 +180,16 @@ class _Stages:
             stacks.append(jnp.stack(values).reshape(len(H), len(K), *values[0].shape))
         return stacks
 
-    def _add_bra(self, sums: Sums, bra: _Side, R: list[Array], u: Array) -> Sums:
+    def _add_bra(self, sums: Sums, bra: Expansion, R: list[Array]) -> Sums:
         """Add the primitives on the left, those on the right standing apart."""
         result = []
-        for total, weights, values in zip(sums, bra.weights, R, strict=True):
-            w = _slice(weights, u * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1)
+        for total, w, values in zip(sums, bra.weights, R, strict=True):
             for g in range(PRIMITIVE_GROUP):
-                total = total + w[:, g][:, None, None, None, :, None] * values[None, :, :, g]
+                total = total + w[:, g][:, None, None, None, None] * values[None, :, :, g]
             result.append(total)
         return result
 
-    def _add_ket(self, sums: list[Sums], left: Sums, ket: _Side, v: Array) -> list[Sums]:
+    def _add_ket(self, sums: list[Sums], left: Sums, ket: Expansion) -> list[Sums]:
         """Add the primitives on the right."""
         result = []
         for of_left, total in zip(left, sums, strict=True):
@@ -186,14 +198,14 @@ class _Stages:
                 n = len(cartesian_powers(order))
                 R = of_left[:, :, start : start + n]
                 start += n
-                w = _slice(weights, v * PRIMITIVE_GROUP, PRIMITIVE_GROUP, 1) * (-1) ** order
+                w = weights * (-1) ** order
                 for g in range(PRIMITIVE_GROUP):
-                    value = value + w[None, None, :, g][:, :, :, None, None] * R[:, :, None, :, g]
+                    value = value + w[None, None, :, g][:, :, :, None] * R[:, :, None, :, g]
                 row.append(value)
             result.append(row)
         return result
 
-    def _join(self, sums: list[Sums]) -> Float[Array, "nbra_sum nket_sum nbra nket nconf"]:
+    def _join(self, sums: list[Sums]) -> Float[Array, "nbra_sum nket_sum nket nconf"]:
         rows = []
         for row in sums:
             flat = [x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[4:]) for x in row]
@@ -203,7 +215,7 @@ class _Stages:
     def zero_left(self, nconf: int) -> Sums:
         """Sums before any primitive on the left was added."""
         nK = len(hermite_powers(self.kind.ket.max_l))
-        shape = nK, PRIMITIVE_GROUP, *self.kind.tile, nconf
+        shape = nK, PRIMITIVE_GROUP, self.kind.tile, nconf
         return [
             jnp.zeros((len(w), len(cartesian_powers(n)), *shape), self.dtype)
             for n, w in enumerate(self.bra.weights)
@@ -217,7 +229,7 @@ class _Stages:
                     (
                         *(len(w), len(cartesian_powers(n))),
                         *(len(w_ket), len(cartesian_powers(n_ket))),
-                        *(*self.kind.tile, nconf),
+                        *(self.kind.tile, nconf),
                     ),
                     self.dtype,
                 )
@@ -257,7 +269,7 @@ def class_integrals(
     nitem: Int[Array, ""],
     *,
     kind: ClassKind,
-) -> Float[Array, "nplace cket cbra nbra nket nconf"]:
+) -> Float[Array, "nplace cket cbra nket nconf"]:
     """Integrals of blocks of pairs of two classes.
 
     Parameters
@@ -265,7 +277,7 @@ def class_integrals(
     bra, ket
         Expansions of the classes.
     items
-        Of each block, the first pair on the left and on the right and how many groups of
+        Of each block, the pair on the left, the first one on the right, and how many groups of
         primitives matter on either side.
     nitem
         How many of the items count; the others' results are zero.
@@ -279,23 +291,26 @@ def class_integrals(
         left, right = stages.take_bra(bra, i), stages.take_ket(ket, j)
 
         def add_ket_group(v: Array, sums: list[Sums]) -> list[Sums]:
+            q = _group(right, v)
+
             def add_bra_group(u: Array, partial_sums: Sums) -> Sums:
-                separation, reduced, scale = stages.separation(left, right, u, v)
+                p = _group(left, u)
+                separation, reduced, scale = stages.separation(p, q)
                 F = stages.boys(separation, reduced, scale)
-                return stages.add_bra(partial_sums, left, stages.hermite(F, separation), u)
+                return stages.add_bra(partial_sums, p, stages.hermite(F, separation))
 
             summed = jax.lax.fori_loop(0, nu, add_bra_group, stages.zero_left(nconf))
-            return stages.add_ket(sums, summed, right, v)
+            return stages.add_ket(sums, summed, q)
 
         sums = stages.join(jax.lax.fori_loop(0, nv, add_ket_group, stages.zero(nconf)))
-        half = stages.bra_components(sums, left.monomials[:, None, :, None])
-        return stages.ket_components(half.swapaxes(0, 1), right.monomials[:, None, None])
+        half = stages.bra_components(sums, left.monomials[:, None, None])
+        return stages.ket_components(half.swapaxes(0, 1), right.monomials[:, None])
 
     def add_item(n: Array, result: Array) -> Array:
         block = one_block(*items[n])
         return jax.lax.dynamic_update_index_in_dim(result, block, n, 0)
 
     start = jnp.zeros(
-        (items.shape[0], kind.ket.ncomponent, kind.bra.ncomponent, *kind.tile, nconf), stages.dtype
+        (items.shape[0], kind.ket.ncomponent, kind.bra.ncomponent, kind.tile, nconf), stages.dtype
     )
     return jax.lax.fori_loop(0, nitem, add_item, start)

@@ -23,7 +23,12 @@ def stage(function: Callable[P, T]) -> Callable[P, T]:
     function
         Of arrays (or trees of them) to arrays.
     """
-    compiled = jax.jit(function)
+    def traced(*args: P.args, **kwargs: P.kwargs) -> T:
+        # What the function itself calls is inlined into it.
+        with set_xla_metadata(inlineable="true"):
+            return function(*args, **kwargs)
+
+    compiled = jax.jit(traced)
 
     def staged(*args: P.args, **kwargs: P.kwargs) -> T:
         if jax.default_backend() != "cpu":
