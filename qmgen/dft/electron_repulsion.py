@@ -27,19 +27,31 @@ from qmgen.dft.repulsion_pairs import (
 NEGLIGIBLE_INTEGRAL = 1e-11
 # Integrals below this are computed in float32, whose rounding then is 3e-7 of it, Hartree.
 SINGLE_PRECISION_INTEGRAL = 1e-4
-# Classes are padded to 2^n or 3 2^n pairs from this many on, so that molecules share programs.
+# Classes and lists of blocks are padded to 2^n or 3 2^n from these on, so that molecules share
+# programs.
 _LEAST_PAIRS = 16
+_LEAST_ITEMS = 64
+# What is done with a block of pairs.
+_LEFT_OUT, _SINGLE, _DOUBLE = range(3)
+# Rows of 64 numbers that fill a part of a core's second-level cache.
+_ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class _ClassWork:
-    """Blocks of two classes that one program computes, in one precision."""
+    """Blocks of two classes that one program computes, in one precision.
+
+    ``source`` and ``target`` are places of integrals in the result, flattened but for conformers,
+    and among all distinct integrals of the molecule.
+    """
 
     bra: int
     ket: int
     kind: ClassKind
     items: Int[Array, "nplace 4"]
     nitem: Int[Array, ""]
+    source: Int[np.ndarray, " nvalue"]
+    target: Int[np.ndarray, " nvalue"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +64,14 @@ class RepulsionPlan:
         Pairs of shells, padded.
     work
         What is computed.
-    index
-        Where each distinct integral stands among the results, put one after the other.
+    neri
+        Number of distinct integrals.
     """
 
     classes: tuple[PairClass, ...]
     tables: tuple[PairTables, ...]
     work: tuple[_ClassWork, ...]
-    index: Int[Array, " neri"]
+    neri: int
 
 
 def plan_repulsion(
@@ -83,38 +95,36 @@ def plan_repulsion(
     for pairs in sorted(found, key=lambda c: c.kind.max_l):
         # A block may begin at the last pair.
         classes.append(pad_pairs(pairs, padded_length(len(pairs.bound) + 15, _LEAST_PAIRS)))
-    work, places = [], []
-    offset = 0
+    pair_numbers = [_pair_numbers(c) for c in classes]
+    work = []
     for i, bra in enumerate(classes):
         for j, ket in enumerate(classes[: i + 1]):
-            blocks, items = _blocks(bra, ket, single_below)
-            place = np.full(blocks.shape, -1, np.int64)
-            tile = _tile(bra, ket)
-            size = bra.kind.ncomponent * ket.kind.ncomponent * tile
-            for precision, code in (("float64", 2), ("float32", 1)):
-                mine = blocks == code
-                number = int(np.count_nonzero(mine))
-                if not number:
+            codes, items = _blocks(bra, ket, single_below)
+            for precision, code in (("float64", _DOUBLE), ("float32", _SINGLE)):
+                chosen = items[codes == code]
+                if not len(chosen):
                     continue
-                padded = np.zeros((padded_length(number, 64), 4), np.int32)
-                padded[:number] = items[mine]
-                place[mine] = offset + size * np.arange(number)
-                offset += size * len(padded)
+                padded = np.zeros((padded_length(len(chosen), _LEAST_ITEMS), 4), np.int32)
+                padded[: len(chosen)] = chosen
+                tile = _tile(bra, ket)
+                source, target = _places(chosen, tile, pair_numbers[i], pair_numbers[j])
                 work.append(
                     _ClassWork(
                         i,
                         j,
                         ClassKind(bra.kind, ket.kind, tile, precision),
                         jnp.asarray(padded),
-                        jnp.asarray(number, jnp.int32),
+                        jnp.asarray(len(chosen), jnp.int32),
+                        source,
+                        target,
                     )
                 )
-            places.append(place)
+    npair = basis.nao * (basis.nao + 1) // 2
     return RepulsionPlan(
         classes=tuple(classes),
         tables=tuple(pair_tables(c) for c in classes),
         work=tuple(work),
-        index=jnp.asarray(_packed_index(basis.nao, classes, places, offset)),
+        neri=npair * (npair + 1) // 2,
     )
 
 
@@ -134,7 +144,7 @@ def _tile(bra: PairClass, ket: PairClass) -> int:
 def _blocks(
     bra: PairClass, ket: PairClass, single_below: float
 ) -> tuple[Int[np.ndarray, "nleft nright"], Int[np.ndarray, "nleft nright 4"]]:
-    """What to do with each block of pairs (0 leave out, 1 float32, 2 float64), and its item."""
+    """What to do with each block of pairs, and its item for the program."""
     tile = _tile(bra, ket)
     starts, bounds, groups = [], [], []
     for pairs, size in ((bra, 1), (ket, tile)):
@@ -145,11 +155,10 @@ def _blocks(
         most = np.maximum.reduceat(pairs.nprim[:npair], start)
         groups.append(-(-most // PRIMITIVE_GROUP))
     bound = bounds[0][:, None] * bounds[1]
-    code = (bound > NEGLIGIBLE_INTEGRAL).astype(np.int8) + (
-        (bound > max(single_below, NEGLIGIBLE_INTEGRAL)).astype(np.int8)
-    )
+    code = np.where(bound > single_below, _DOUBLE, _SINGLE)
+    code[bound <= NEGLIGIBLE_INTEGRAL] = _LEFT_OUT
     if bra is ket:
-        code[starts[0][:, None] < starts[1]] = 0
+        code[starts[0][:, None] < starts[1]] = _LEFT_OUT
     shape = bound.shape
     items = np.stack(
         [
@@ -161,49 +170,29 @@ def _blocks(
     return code, items
 
 
-def _packed_index(
-    nao: int, classes: list[PairClass], places: list[Int[np.ndarray, "nleft nright"]], end: int
-) -> Int[np.ndarray, " neri"]:
-    """Where each distinct integral stands; those that were left out stand behind all others."""
-    npair = nao * (nao + 1) // 2
-    # Class, row in the class, and component of each pair of orbitals.
-    where = np.full((npair, 3), -1, np.int64)
-    for number, pairs in enumerate(classes):
-        i, j = pairs.orbitals[..., 0], pairs.orbitals[..., 1]
-        row, component = np.nonzero(i >= 0)
-        high = np.maximum(i, j)[row, component].astype(np.int64)
-        low = np.minimum(i, j)[row, component]
-        where[high * (high + 1) // 2 + low] = np.stack(
-            [np.full(len(row), number), row, component], axis=1
-        )
-    # Shapes and places of each pair of classes in one table.
-    tiles = [_tile(bra, ket) for i, bra in enumerate(classes) for ket in classes[: i + 1]]
-    starts = np.cumsum([0, *(p.size for p in places)])
-    flat = np.concatenate([p.ravel() for p in places])
-    columns = np.array([p.shape[1] for p in places])
-    tile = np.array(tiles)
-    ncomponent = np.array([c.kind.ncomponent for c in classes])
+def _pair_numbers(pairs: PairClass) -> Int[np.ndarray, "npair ncomponent"]:
+    """Number i (i + 1) / 2 + j, i >= j, of each product's two orbitals; -1 for padding."""
+    i, j = pairs.orbitals[..., 0].astype(np.int64), pairs.orbitals[..., 1]
+    return np.where(i < 0, -1, _triangle(i, j))
 
-    index = np.empty(npair * (npair + 1) // 2, np.int64)
-    rank = where[:, 0] * (1 << 40) + where[:, 1]
-    for p in range(npair):
-        q = np.arange(p + 1)
-        # The class and then the row on the left are the larger ones, as they were computed.
-        swap = rank[p] < rank[q]
-        left, right = (
-            [np.where(swap, b, a) for a, b in zip(where[p], where[q].T, strict=True)],
-            [np.where(swap, a, b) for a, b in zip(where[p], where[q].T, strict=True)],
-        )
-        pair = left[0] * (left[0] + 1) // 2 + right[0]
-        missing = (left[0] < 0) | (right[0] < 0)
-        pair = np.where(missing, 0, pair)
-        T = tile[pair]
-        block = starts[pair] + left[1] * columns[pair] + right[1] // T
-        place = np.where(missing, -1, flat[np.where(missing, 0, block)])
-        within = right[2] * ncomponent[left[0]] + left[2]
-        within = within * T + right[1] % T
-        index[p * (p + 1) // 2 : (p + 1) * (p + 2) // 2] = np.where(place < 0, end, place + within)
-    return index.astype(np.int32)
+
+def _triangle(a: Int[np.ndarray, "..."], b: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    return high * (high + 1) // 2 + low
+
+
+def _places(
+    items: Int[np.ndarray, "nitem 4"],
+    tile: int,
+    bra: Int[np.ndarray, "nbra cbra"],
+    ket: Int[np.ndarray, "nket cket"],
+) -> tuple[Int[np.ndarray, " nvalue"], Int[np.ndarray, " nvalue"]]:
+    """Places of the integrals of some blocks in their result and among all distinct integrals."""
+    p = bra[items[:, 0]][:, None, :, None]
+    q = ket[items[:, 1, None] + np.arange(tile)].transpose(0, 2, 1)[:, :, None, :]
+    target = np.where((p >= 0) & (q >= 0), _triangle(p, q), -1).ravel()
+    source = np.flatnonzero(target >= 0)
+    return source.astype(np.int32), target[source].astype(np.int32)
 
 
 def electron_repulsion(
@@ -222,16 +211,16 @@ def electron_repulsion(
     expansions = [
         expand_pairs(t, last, kind=c.kind) for c, t in zip(plan.classes, plan.tables, strict=True)
     ]
-    parts = [
-        class_integrals(expansions[w.bra], expansions[w.ket], w.items, w.nitem, kind=w.kind)
-        for w in plan.work
-    ]
-    return _pack(parts, plan.index)
+    values = np.zeros((plan.neri, positions.shape[0]))
+    for work in plan.work:
+        bra, ket = expansions[work.bra], expansions[work.ket]
+        result = class_integrals(bra, ket, work.items, work.nitem, kind=work.kind)
+        # On a CPU the array is only looked at here; NumPy copies rows ten times as fast as XLA.
+        rows = np.asarray(result).reshape(-1, values.shape[1])
+        for start in range(0, len(work.source), _ROWS_AT_A_TIME):
+            some = slice(start, start + _ROWS_AT_A_TIME)
+            values[work.target[some]] = rows[work.source[some]]
+    return _transposed(values)
 
 
-@jax.jit
-def _pack(parts: list[Array], index: Int[Array, " neri"]) -> Float[Array, "nconf neri"]:
-    nconf = parts[0].shape[-1]
-    rows = [part.reshape(-1, nconf).astype(jnp.float64) for part in parts]
-    flat = jnp.concatenate([*rows, jnp.zeros((1, nconf))])
-    return flat.at[index].get(mode="clip").T
+_transposed = jax.jit(jnp.transpose)

@@ -81,7 +81,9 @@ def expand_pairs(
         ]
         weights.append(jnp.stack(factors)[..., None] * overlap)
     x, y, z = separation
-    monomials = jnp.stack([_power(x, i) * _power(y, j) * _power(z, k) for i, j, k in form.monomials])
+    monomials = jnp.stack(
+        [_power(x, i) * _power(y, j) * _power(z, k) for i, j, k in form.monomials]
+    )
     return Expansion(p, centres, tuple(weights), monomials)
 
 

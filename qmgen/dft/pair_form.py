@@ -153,9 +153,9 @@ def pair_form(kind: PairKind) -> PairForm:
             axes = [_axis_expansion(i, j) for i, j in zip(power_a, power_b, strict=True)]
             for hermite in np.ndindex(*map(len, axes)):
                 chosen = [axis[t].items() for axis, t in zip(axes, hermite, strict=True)]
-                for (fx, x) in chosen[0]:
-                    for (fy, y) in chosen[1]:
-                        for (fz, z) in chosen[2]:
+                for fx, x in chosen[0]:
+                    for fy, y in chosen[1]:
+                        for fz, z in chosen[2]:
                             weight = Weight(row_a, row_b, _product(fx, fy, fz))
                             monomial = (fx[0] + fx[1], fy[0] + fy[1], fz[0] + fz[1])
                             terms[weight, hermite, monomial] += x * y * z

@@ -52,8 +52,10 @@ def _slice(array: Array, start: Array, size: int, axis: int) -> Array:
 
 @stage
 def _group(side: Expansion, number: Array) -> Expansion:
-    """Primitives of a group, in arrays of their own: a slice at a place that is not known within an
-    elementwise loop keeps that from being vectorised.
+    """Primitives of a group, in arrays of their own.
+
+    A slice at a place that is not known within an elementwise loop keeps that from being
+    vectorised.
     """
 
     def of(array: Array, axis: int) -> Array:
@@ -70,7 +72,11 @@ def _group(side: Expansion, number: Array) -> Expansion:
 def _hermite_terms(order: int) -> list[tuple[int, int, int]]:
     """Number, power of x and n of the terms of d^t/dx^t f(x^2): number x^power (2 f')^(n)."""
     return [
-        (factorial(order) // (factorial(j) * factorial(order - 2 * j) * 2**j), order - 2 * j, order - j)
+        (
+            factorial(order) // (factorial(j) * factorial(order - 2 * j) * 2**j),
+            order - 2 * j,
+            order - j,
+        )
         for j in range(order // 2 + 1)
     ]
 

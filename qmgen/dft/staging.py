@@ -23,6 +23,7 @@ def stage(function: Callable[P, T]) -> Callable[P, T]:
     function
         Of arrays (or trees of them) to arrays.
     """
+
     def traced(*args: P.args, **kwargs: P.kwargs) -> T:
         # What the function itself calls is inlined into it.
         with set_xla_metadata(inlineable="true"):
