@@ -115,16 +115,16 @@ class _MoleculeTables(eqx.Module):
 class _ConformerArrays(eqx.Module):
     """Padded arrays of each conformer of a batch."""
 
-    positions: Float[Array, "*nconf nat 3"]
-    overlap: Float[Array, "*nconf nao nao"]
-    hcore: Float[Array, "*nconf nao nao"]
-    dipole: Float[Array, "*nconf 3 nao nao"]
-    second_moment: Float[Array, "*nconf 3 3 nao nao"]
-    eri: Float[Array, "*nconf neri"] | None
-    factors: Float[Array, "*nconf naux npair"] | None
+    positions: Float[Array | np.ndarray, "*nconf nat 3"]
+    overlap: Float[Array | np.ndarray, "*nconf nao nao"]
+    hcore: Float[Array | np.ndarray, "*nconf nao nao"]
+    dipole: Float[Array | np.ndarray, "*nconf 3 nao nao"]
+    second_moment: Float[Array | np.ndarray, "*nconf 3 3 nao nao"]
+    eri: Float[Array | np.ndarray, "*nconf neri"] | None
+    factors: Float[Array | np.ndarray, "*nconf naux npair"] | None
     # Of the first density, D = C diag(n) C^T.
-    initial_orbitals: Float[Array, "*nconf nao norb"]
-    initial_occupation: Float[Array, "*nconf norb"]
+    initial_orbitals: Float[Array | np.ndarray, "*nconf nao norb"]
+    initial_occupation: Float[Array | np.ndarray, "*nconf norb"]
 
 
 class _RawLabels(eqx.Module):
@@ -284,32 +284,39 @@ def _conformer_arrays(
         density, shape.nao if integrals.factors is None else ORBITAL_STEP
     )
 
-    def pad(matrix: Array | np.ndarray) -> Array:
-        return jnp.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
+    def pad(matrix: Array | np.ndarray) -> np.ndarray:
+        return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
 
-    padded = jnp.arange(basis.nao, shape.nao)
+    def pad_last(values: Array | np.ndarray | None, padding: int) -> Array | np.ndarray | None:
+        # Pairs of padded orbitals come after all real pairs.
+        if values is None or not padding:
+            return values
+        return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
+
+    overlap = pad(integrals.overlap)
+    padded = np.arange(basis.nao, shape.nao)
+    overlap[:, padded, padded] = 1.0
     return _ConformerArrays(
-        positions=jnp.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
-        overlap=pad(integrals.overlap).at[:, padded, padded].set(1.0),
-        hcore=pad(integrals.kinetic + integrals.nuclear_attraction),
+        positions=np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
+        overlap=overlap,
+        hcore=pad(np.asarray(integrals.kinetic) + np.asarray(integrals.nuclear_attraction)),
         dipole=pad(integrals.dipole),
         second_moment=pad(integrals.second_moment),
-        # Pairs of padded orbitals come after all real pairs.
-        eri=None if integrals.eri is None else jnp.pad(integrals.eri, ((0, 0), (0, more_eri))),
-        factors=None
-        if integrals.factors is None
-        else jnp.pad(integrals.factors, ((0, 0), (0, 0), (0, more_pairs))),
-        initial_orbitals=jnp.pad(orbitals, ((0, 0), (0, more), (0, 0))),
-        initial_occupation=jnp.asarray(occupation),
+        eri=pad_last(integrals.eri, more_eri),
+        factors=pad_last(integrals.factors, more_pairs),
+        initial_orbitals=np.pad(orbitals, ((0, 0), (0, more), (0, 0))),
+        initial_occupation=occupation,
     )
 
 
 @partial(jax.jit, static_argnums=0)
 def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
     one = partial(_label_one, config, tables)
-    # Side by side every branch and cycle is taken for all; one after the other on a CPU each
-    # conformer takes its own only.
-    return jax.lax.map(one, batch) if jax.default_backend() == "cpu" else jax.vmap(one)(batch)
+    if batch.positions.shape[0] == 1:
+        # Without a batch axis each branch of the program is taken only where it must be.
+        alone = one(jax.tree.map(lambda leaf: leaf[0], batch))
+        return jax.tree.map(lambda leaf: leaf[None], alone)
+    return jax.vmap(one)(batch)
 
 
 def _label_one(
