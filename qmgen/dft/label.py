@@ -1,8 +1,9 @@
 """The engine's public entry: labels for conformers of a molecule, from arrays to arrays."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -115,16 +116,16 @@ class _MoleculeTables(eqx.Module):
 class _ConformerArrays(eqx.Module):
     """Padded arrays of each conformer of a batch."""
 
-    positions: Float[Array | np.ndarray, "*nconf nat 3"]
-    overlap: Float[Array | np.ndarray, "*nconf nao nao"]
-    hcore: Float[Array | np.ndarray, "*nconf nao nao"]
-    dipole: Float[Array | np.ndarray, "*nconf 3 nao nao"]
-    second_moment: Float[Array | np.ndarray, "*nconf 3 3 nao nao"]
-    eri: Float[Array | np.ndarray, "*nconf neri"] | None
-    factors: Float[Array | np.ndarray, "*nconf naux npair"] | None
+    positions: Float[Array, "*nconf nat 3"]
+    overlap: Float[Array, "*nconf nao nao"]
+    hcore: Float[Array, "*nconf nao nao"]
+    dipole: Float[Array, "*nconf 3 nao nao"]
+    second_moment: Float[Array, "*nconf 3 3 nao nao"]
+    eri: Float[Array, "*nconf neri"] | None
+    factors: Float[Array, "*nconf naux npair"] | None
     # Of the first density, D = C diag(n) C^T.
-    initial_orbitals: Float[Array | np.ndarray, "*nconf nao norb"]
-    initial_occupation: Float[Array | np.ndarray, "*nconf norb"]
+    initial_orbitals: Float[Array, "*nconf nao norb"]
+    initial_occupation: Float[Array, "*nconf norb"]
 
 
 class _RawLabels(eqx.Module):
@@ -287,54 +288,91 @@ def _conformer_arrays(
     def pad(matrix: Array | np.ndarray) -> np.ndarray:
         return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
 
-    def pad_last(values: Array | np.ndarray | None, padding: int) -> Array | np.ndarray | None:
+    def pad_last(values: Array | np.ndarray | None, padding: int) -> Array | None:
         # Pairs of padded orbitals come after all real pairs.
         if values is None or not padding:
-            return values
+            return None if values is None else jnp.asarray(values)
         return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
 
     overlap = pad(integrals.overlap)
     padded = np.arange(basis.nao, shape.nao)
     overlap[:, padded, padded] = 1.0
     return _ConformerArrays(
-        positions=np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
-        overlap=overlap,
-        hcore=pad(np.asarray(integrals.kinetic) + np.asarray(integrals.nuclear_attraction)),
-        dipole=pad(integrals.dipole),
-        second_moment=pad(integrals.second_moment),
+        positions=jnp.asarray(
+            np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0)))
+        ),
+        overlap=jnp.asarray(overlap),
+        hcore=jnp.asarray(
+            pad(np.asarray(integrals.kinetic) + np.asarray(integrals.nuclear_attraction))
+        ),
+        dipole=jnp.asarray(pad(integrals.dipole)),
+        second_moment=jnp.asarray(pad(integrals.second_moment)),
         eri=pad_last(integrals.eri, more_eri),
         factors=pad_last(integrals.factors, more_pairs),
-        initial_orbitals=np.pad(orbitals, ((0, 0), (0, more), (0, 0))),
-        initial_occupation=occupation,
+        initial_orbitals=jnp.asarray(np.pad(orbitals, ((0, 0), (0, more), (0, 0)))),
+        initial_occupation=jnp.asarray(occupation),
     )
+
+
+def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
+    # Two programs: XLA copies what one loop leaves and another takes within a program.
+    hamiltonian = _build_batch(config, tables, batch)
+    return _solve_batch(config, tables, replace(batch, eri=None, factors=None), hamiltonian)
 
 
 @partial(jax.jit, static_argnums=0)
-def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
-    one = partial(_label_one, config, tables)
-    if batch.positions.shape[0] == 1:
-        # Without a batch axis each branch of the program is taken only where it must be.
-        alone = one(jax.tree.map(lambda leaf: leaf[0], batch))
-        return jax.tree.map(lambda leaf: leaf[None], alone)
-    return jax.vmap(one)(batch)
+def _build_batch(
+    config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays
+) -> Hamiltonian:
+    return _map_batch(partial(_build_one, config, tables), batch)
 
 
-def _label_one(
-    config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
+@partial(jax.jit, static_argnums=0)
+def _solve_batch(
+    config: DFTConfig,
+    tables: _MoleculeTables,
+    batch: _ConformerArrays,
+    hamiltonian: Hamiltonian,
 ) -> _RawLabels:
+    return _map_batch(partial(_label_one, config, tables), batch, hamiltonian)
+
+
+def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
+    """Map over the first axis; a batch of one without that axis.
+
+    Without it each branch of the program is taken only where it must be.
+    """
+    if jax.tree.leaves(batch)[0].shape[0] > 1:
+        return jax.vmap(one)(*batch)
+    alone = one(*jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), batch))
+    return jax.tree.map(lambda leaf: leaf[None], alone)
+
+
+def _build_one(
+    config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
+) -> Hamiltonian:
     functional = get_functional(config.functional)
-    positions, overlap = conformer.positions, conformer.overlap
-    hamiltonian = Hamiltonian(
+    return Hamiltonian(
         hcore=conformer.hcore,
         supermatrix=None
         if conformer.eri is None
-        else supermatrix(conformer.eri, overlap.shape[0], functional.exact_exchange),
+        else supermatrix(conformer.eri, conformer.hcore.shape[0], functional.exact_exchange),
         factors=conformer.factors,
         orbitals=None
         if tables.grid is None
-        else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK),
-        nuclear_repulsion=nuclear_repulsion(tables.charges, positions),
+        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK),
+        nuclear_repulsion=nuclear_repulsion(tables.charges, conformer.positions),
     )
+
+
+def _label_one(
+    config: DFTConfig,
+    tables: _MoleculeTables,
+    conformer: _ConformerArrays,
+    hamiltonian: Hamiltonian,
+) -> _RawLabels:
+    functional = get_functional(config.functional)
+    positions, overlap = conformer.positions, conformer.overlap
     scf = solve_scf(
         config,
         functional,

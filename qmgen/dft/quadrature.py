@@ -122,8 +122,8 @@ def _half_potential(
     fuses into a single pass; a reduction over the first axis is four times slower.
     """
     half = phi[0] * potential[0][:, None]
-    for component, row in zip(phi[1:], potential[1:]):  # noqa: B905
-        half += component * row[:, None]
+    for component in range(1, len(potential)):
+        half += phi[component] * potential[component][:, None]
     return phi[0].T @ half
 
 
@@ -247,9 +247,7 @@ def exchange_correlation_near(
     change = (density - reference.density).astype(cheap)
     Total = tuple[Float[Array, ""], Float[Array, "nao nao"]]
 
-    def add_block(
-        total: Total, block: tuple[Array, Array, Array, Array]
-    ) -> tuple[Total, None]:
+    def add_block(total: Total, block: tuple[Array, Array, Array, Array]) -> tuple[Total, None]:
         phi, of_block, old_local, old_potential = block
 
         def compute() -> tuple[Array, Array]:

@@ -286,8 +286,7 @@ def solve_scf(
         # Rounding of a float32 energy's sums, up to 1e-3 Ha.
         eps = jnp.finfo(jnp.float32).eps if config.precision == "float32" else 0.0
         return (
-            jnp.abs(state.energy_change)
-            < config.energy_tolerance + 8 * eps * jnp.abs(state.energy)
+            jnp.abs(state.energy_change) < config.energy_tolerance + 8 * eps * jnp.abs(state.energy)
         ) & (state.gradient_norm < config.gradient_tolerance)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
@@ -451,7 +450,8 @@ def _fock_and_energy_near(
     fock, energy = _without_quadrature(hamiltonian, density, two_electron)
     if reference.quadrature is None:
         return fock, energy
-    assert hamiltonian.orbitals is not None and single.orbitals is not None
+    assert hamiltonian.orbitals is not None
+    assert single.orbitals is not None
     xc_energy, xc_matrix = exchange_correlation_near(
         functional, single.orbitals, hamiltonian.orbitals.weights, reference.quadrature, density
     )
