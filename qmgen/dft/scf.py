@@ -244,7 +244,7 @@ def solve_scf(
     """
     orthogonaliser, _ = symmetric_orthogonaliser(overlap)
     S, X = overlap, orthogonaliser
-    single = None if config.precision == "float64" else hamiltonian.astype(jnp.float32)
+    single = None if config.precision == "float64" else hamiltonian.astype(jnp.dtype("float32"))
 
     def commutator(fock: Float[Array, "nao nao"], density: Float[Array, "nao nao"]) -> Array:
         """FDS - SDF between orthonormal orbitals; twice the orbital gradient, and DIIS' error."""

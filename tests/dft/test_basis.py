@@ -34,14 +34,14 @@ def test_integrals_and_guess_equal_pyscf(basis_name: str) -> None:
     basis = build_basis(z, basis_name)
     mol = pyscf_molecule(z, positions[0], basis_name)
     integrals = libcint_integrals(basis, positions)
-    # The same library on the same tables: equal to the last bit.
+    # The same library on the same tables, but for one triangle that is copied from the other.
     for ours, name in (
         (integrals.overlap, "int1e_ovlp"),
         (integrals.kinetic, "int1e_kin"),
         (integrals.nuclear_attraction, "int1e_nuc"),
         (integrals.dipole, "int1e_r"),
     ):
-        np.testing.assert_array_equal(ours[0], mol.intor(name))
+        np.testing.assert_allclose(ours[0], mol.intor(name), rtol=1e-13, atol=1e-14)
     np.testing.assert_array_equal(integrals.eri[0], mol.intor("int2e", aosym="s8"))
     guess = minao_density(z, basis, positions, np.asarray(integrals.overlap))
     np.testing.assert_allclose(guess[0], hf.init_guess_by_minao(mol), atol=1e-10)

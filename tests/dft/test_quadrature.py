@@ -111,7 +111,7 @@ def test_change_in_single_precision_equals_a_build_of_its_own(functional: str) -
         ours, orbitals, density
     )
     near_energy, near_matrix = jax.jit(exchange_correlation_near, static_argnums=0)(
-        ours, orbitals.astype(jnp.float32), orbitals.weights, reference, moved
+        ours, orbitals.astype(jnp.dtype("float32")), orbitals.weights, reference, moved
     )
     # Rounding of float32 on changes of the density and of the matrix by 1e-2.
     assert float(near_energy) == pytest.approx(float(energy), abs=1e-9)
