@@ -41,7 +41,7 @@ def test_integrals_and_guess_equal_pyscf(basis_name: str) -> None:
         (integrals.nuclear_attraction, "int1e_nuc"),
         (integrals.dipole, "int1e_r"),
     ):
-        np.testing.assert_allclose(ours[0], mol.intor(name), rtol=1e-13, atol=1e-14)
+        np.testing.assert_allclose(ours[0], mol.intor(name), rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(integrals.eri[0], mol.intor("int2e", aosym="s8"))
     guess = minao_density(z, basis, positions, np.asarray(integrals.overlap))
     np.testing.assert_allclose(guess[0], hf.init_guess_by_minao(mol), atol=1e-10)
