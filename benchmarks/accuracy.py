@@ -1,4 +1,4 @@
-"""Differences from PySCF over molecules, bases and functionals, in float64 and float32.
+"""Differences from PySCF over molecules, bases and functionals, in each precision.
 
 Run as `make accuracy`.
 """
@@ -26,7 +26,11 @@ FUNCTIONALS = ("hf", "svwn", "pbe", "pbe0", "b3lyp", "b3lyp5", "b3lypg")
 
 def main() -> None:
     functionals = itertools.cycle(FUNCTIONALS)
-    errors: dict[str, list[tuple[float, ...]]] = {"float64": [], "float32": []}
+    errors: dict[str, list[tuple[float, ...]]] = {
+        "float64": [],
+        "mixed": [],
+        "float32": [],
+    }
     print("| molecule | basis | functional | cycles | energy Ha | HOMO Ha | LUMO Ha | dipole D |")
     print("|---|---|---|---|---|---|---|---|")
     for basis, smiles in itertools.product(BASES, MOLECULES):

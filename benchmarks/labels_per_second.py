@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--functional", default="b3lyp5")
     parser.add_argument("--basis", default="sto-3g")
     parser.add_argument("--grid-level", type=int, default=0)
-    parser.add_argument("--precision", default="float64")
+    parser.add_argument("--precision", default="mixed")
     parser.add_argument("--input", type=Path, default=MOLECULES)
     arguments = parser.parse_args()
     config = DFTConfig(

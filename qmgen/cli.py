@@ -69,7 +69,7 @@ def generate(
         int | None, typer.Option(min=0, max=9, help="PySCF's grid level [default: 3].")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float64 or float32 cycles [default: float64].")
+        str | None, typer.Option(help="mixed, float64 or float32 [default: mixed].")
     ] = None,
     forces: Annotated[
         bool | None,

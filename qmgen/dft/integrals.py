@@ -87,7 +87,8 @@ def libcint_one_electron_integrals(basis: Basis, positions: Positions) -> Integr
             ("dipole", "int1e_r"),
             ("second_moment", "int1e_rr"),
         ):
-            value = gto.moleintor.getints(f"{intor}_{kind}", atm, bas, env)
+            # Half of a symmetric matrix is computed.
+            value = gto.moleintor.getints(f"{intor}_{kind}", atm, bas, env, hermi=1)
             if mixes_kinds(basis):
                 value = to_orbitals(basis, value)
             if name == "second_moment":

@@ -1,8 +1,9 @@
 """The engine's public entry: labels for conformers of a molecule, from arrays to arrays."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -250,7 +251,7 @@ def _molecule_tables(
     grid = grid_table(z, config.grid_level, shape.natoms, shape.npoints) if shape.npoints else None
     return _MoleculeTables(
         charges=jnp.pad(jnp.asarray(z, jnp.float64), (0, shape.natoms - len(z))),
-        orbitals=orbital_table(basis, shape.nshell, shape.nao),
+        orbitals=orbital_table(basis, shape.nao),
         grid=grid,
         real_orbital=jnp.arange(shape.nao) < basis.nao,
         noccupied=jnp.asarray(noccupied, jnp.int32),
@@ -284,47 +285,94 @@ def _conformer_arrays(
         density, shape.nao if integrals.factors is None else ORBITAL_STEP
     )
 
-    def pad(matrix: Array | np.ndarray) -> Array:
-        return jnp.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
+    def pad(matrix: Array | np.ndarray) -> np.ndarray:
+        return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
 
-    padded = jnp.arange(basis.nao, shape.nao)
-    return _ConformerArrays(
-        positions=jnp.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0))),
-        overlap=pad(integrals.overlap).at[:, padded, padded].set(1.0),
-        hcore=pad(integrals.kinetic + integrals.nuclear_attraction),
-        dipole=pad(integrals.dipole),
-        second_moment=pad(integrals.second_moment),
+    def pad_last(values: Array | np.ndarray | None, padding: int) -> Array | None:
         # Pairs of padded orbitals come after all real pairs.
-        eri=None if integrals.eri is None else jnp.pad(integrals.eri, ((0, 0), (0, more_eri))),
-        factors=None
-        if integrals.factors is None
-        else jnp.pad(integrals.factors, ((0, 0), (0, 0), (0, more_pairs))),
-        initial_orbitals=jnp.pad(orbitals, ((0, 0), (0, more), (0, 0))),
+        if values is None or not padding:
+            return None if values is None else jnp.asarray(values)
+        return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
+
+    overlap = pad(integrals.overlap)
+    padded = np.arange(basis.nao, shape.nao)
+    overlap[:, padded, padded] = 1.0
+    return _ConformerArrays(
+        positions=jnp.asarray(
+            np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0)))
+        ),
+        overlap=jnp.asarray(overlap),
+        hcore=jnp.asarray(
+            pad(np.asarray(integrals.kinetic) + np.asarray(integrals.nuclear_attraction))
+        ),
+        dipole=jnp.asarray(pad(integrals.dipole)),
+        second_moment=jnp.asarray(pad(integrals.second_moment)),
+        eri=pad_last(integrals.eri, more_eri),
+        factors=pad_last(integrals.factors, more_pairs),
+        initial_orbitals=jnp.asarray(np.pad(orbitals, ((0, 0), (0, more), (0, 0)))),
         initial_occupation=jnp.asarray(occupation),
     )
 
 
-@partial(jax.jit, static_argnums=0)
 def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
-    return jax.vmap(partial(_label_one, config, tables))(batch)
+    # Two programs: XLA copies what one loop leaves and another takes within a program.
+    hamiltonian = _build_batch(config, tables, batch)
+    return _solve_batch(config, tables, replace(batch, eri=None, factors=None), hamiltonian)
 
 
-def _label_one(
-    config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
+@partial(jax.jit, static_argnums=0)
+def _build_batch(
+    config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays
+) -> Hamiltonian:
+    return _map_batch(partial(_build_one, config, tables), batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def _solve_batch(
+    config: DFTConfig,
+    tables: _MoleculeTables,
+    batch: _ConformerArrays,
+    hamiltonian: Hamiltonian,
 ) -> _RawLabels:
+    return _map_batch(partial(_label_one, config, tables), batch, hamiltonian)
+
+
+def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
+    """Map over the first axis; a batch of one without that axis.
+
+    Without it each branch of the program is taken only where it must be.
+    """
+    if jax.tree.leaves(batch)[0].shape[0] > 1:
+        return jax.vmap(one)(*batch)
+    alone = one(*jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), batch))
+    return jax.tree.map(lambda leaf: leaf[None], alone)
+
+
+def _build_one(
+    config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
+) -> Hamiltonian:
     functional = get_functional(config.functional)
-    positions, overlap = conformer.positions, conformer.overlap
-    hamiltonian = Hamiltonian(
+    return Hamiltonian(
         hcore=conformer.hcore,
         supermatrix=None
         if conformer.eri is None
-        else supermatrix(conformer.eri, overlap.shape[0], functional.exact_exchange),
+        else supermatrix(conformer.eri, conformer.hcore.shape[0], functional.exact_exchange),
         factors=conformer.factors,
         orbitals=None
         if tables.grid is None
-        else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK),
-        nuclear_repulsion=nuclear_repulsion(tables.charges, positions),
+        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK),
+        nuclear_repulsion=nuclear_repulsion(tables.charges, conformer.positions),
     )
+
+
+def _label_one(
+    config: DFTConfig,
+    tables: _MoleculeTables,
+    conformer: _ConformerArrays,
+    hamiltonian: Hamiltonian,
+) -> _RawLabels:
+    functional = get_functional(config.functional)
+    positions, overlap = conformer.positions, conformer.overlap
     scf = solve_scf(
         config,
         functional,

@@ -50,18 +50,20 @@ def supermatrix(
         Share a of exact exchange.
     """
     rows, columns = (jnp.asarray(index, jnp.int32) for index in np.tril_indices(nao))
+    pairs = jnp.arange(rows.size, dtype=jnp.int32)
+    # Pairs of each orbital with the first, and with the second, of each pair.
+    with_first = _triangle(jnp.arange(nao, dtype=jnp.int32)[:, None], rows)
+    with_second = _triangle(jnp.arange(nao, dtype=jnp.int32)[:, None], columns)
 
     def gather_row(p: Int[Array, ""]) -> Float[Array, " npair"]:
         i, j = rows[p], columns[p]
-        k, m = rows, columns
-        row = eri[_triangle(p, jnp.arange(rows.size, dtype=jnp.int32))]
+        row = eri[_triangle(p, pairs)]
         if exact_exchange:
-            exchange = eri[_triangle(_triangle(i, k), _triangle(j, m))]
-            exchange += eri[_triangle(_triangle(i, m), _triangle(j, k))]
+            exchange = eri[_triangle(with_first[i], with_second[j])]
+            exchange += eri[_triangle(with_second[i], with_first[j])]
             row -= 0.25 * exact_exchange * exchange
         return row
 
-    pairs = jnp.arange(rows.size, dtype=jnp.int32)
     return jax.lax.map(gather_row, pairs, batch_size=min(_ROWS_AT_A_TIME, rows.size))
 
 

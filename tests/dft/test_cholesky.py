@@ -60,7 +60,7 @@ def test_coincident_nuclei_need_no_more_vectors_than_one() -> None:
 )
 def test_energy_equals_that_of_exact_integrals(smiles: str, functional: str, basis: str) -> None:
     z, positions, _ = embed(smiles)
-    config = DFTConfig(functional=functional, basis=basis, grid_level=0)
+    config = DFTConfig(functional=functional, basis=basis, grid_level=0, precision="float64")
     exact = label_conformers(z, positions, config, integral_engine=libcint_integrals)
     factorised = label_conformers(z, positions, config, integral_engine=cholesky_integrals)
     assert factorised.converged[0]

@@ -10,6 +10,8 @@ from qmgen.dft.functionals import get_functional
 from qmgen.dft.quadrature import (
     OrbitalsOnGrid,
     exchange_correlation,
+    exchange_correlation_near,
+    exchange_correlation_reference,
     unrestricted_exchange_correlation,
 )
 
@@ -94,3 +96,23 @@ def test_equal_spins_give_the_closed_shell(functional: str) -> None:
     assert float(spin_energy) == pytest.approx(float(energy), abs=1e-11)
     np.testing.assert_allclose(of_a, matrix, atol=1e-11)
     np.testing.assert_allclose(of_b, matrix, atol=1e-11)
+
+
+@pytest.mark.parametrize("functional", ["svwn", "b3lyp"])
+def test_change_in_single_precision_equals_a_build_of_its_own(functional: str) -> None:
+    calculation, densities = radical("CH3")
+    ours, orbitals = get_functional(functional), orbitals_of(calculation)
+    density = jnp.asarray(densities.sum(axis=0))
+    # The densities of two cycles towards convergence differ by as much.
+    noise = 1e-3 * np.random.default_rng(0).normal(size=density.shape)
+    moved = density + noise + noise.T
+    energy, matrix = restricted(ours, orbitals, moved)
+    _, _, reference = jax.jit(exchange_correlation_reference, static_argnums=0)(
+        ours, orbitals, density
+    )
+    near_energy, near_matrix = jax.jit(exchange_correlation_near, static_argnums=0)(
+        ours, orbitals.astype(jnp.dtype("float32")), orbitals.weights, reference, moved
+    )
+    # Rounding of float32 on changes of the density and of the matrix by 1e-2.
+    assert float(near_energy) == pytest.approx(float(energy), abs=1e-9)
+    np.testing.assert_allclose(near_matrix, matrix, atol=1e-8)
