@@ -27,6 +27,7 @@ from qmgen.dft.properties import (
     quadrupole_moment,
 )
 from qmgen.dft.quadrature import place_orbitals
+from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
 from qmgen.dft.scf import Hamiltonian, SCFResult, solve_scf, symmetric_orthogonaliser
 from qmgen.dft.sizes import (
     GRID_BLOCK,
@@ -37,12 +38,43 @@ from qmgen.dft.sizes import (
     round_up,
     shape_of,
 )
-from qmgen.dft.two_electron import packed_size, pair_number, supermatrix
+from qmgen.dft.two_electron import packed_size, pair_number
+from qmgen.dft.unrestricted import (
+    SpinHamiltonian,
+    SpinResult,
+    solve_unrestricted,
+    spin_occupations,
+)
 from qmgen.errors import UnsupportedMoleculeError
 
 # Smallest eigenvalue of the overlap below which the basis counts as linearly dependent: the
 # orbitals' coefficients then carry rounding errors above the accuracy that is promised.
 LINEAR_DEPENDENCE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class SpinLabels:
+    """What conformers of an open shell have beside the other labels; atomic units.
+
+    Attributes
+    ----------
+    orbital_energies_beta
+        Of spin b, ascending, Hartree.
+    spin_square
+        <S^2>; S (S + 1) where the spins are not contaminated.
+    mulliken_spins
+        Unpaired electrons of each atom by Mulliken's analysis.
+    spin_density
+        Density matrices of spin a minus those of spin b.
+    fock_beta
+        Fock (Kohn-Sham) matrices of spin b, Hartree.
+    """
+
+    orbital_energies_beta: Float[np.ndarray, "nconf nao"]
+    spin_square: Float[np.ndarray, " nconf"]
+    mulliken_spins: Float[np.ndarray, "nconf nat"]
+    spin_density: Float[np.ndarray, "nconf nao nao"]
+    fock_beta: Float[np.ndarray, "nconf nao nao"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +87,9 @@ class ConformerLabels:
         Total energy, and the part of it between nuclei, Hartree.
     homo, lumo, gap
         Frontier orbital energies and their difference, Hartree; NaN where there is no virtual
-        orbital.
+        orbital. Of an open shell the highest occupied and lowest virtual one over both spins.
     orbital_energies
-        All orbital energies in ascending order, Hartree.
+        All orbital energies in ascending order, Hartree; of spin a.
     dipole
         About the coordinates' origin, elementary charge times Bohr.
     quadrupole
@@ -73,11 +105,13 @@ class ConformerLabels:
     std_ev
         Standard deviation of the last five SCF energies, eV; QM1B's measure of convergence.
     density
-        Density matrices, e.g. to start a neighbouring conformer from.
+        Density matrices of both spins, e.g. to start a neighbouring conformer from.
     smallest_overlap_eigenvalue
         How far the basis is from linear dependence.
     fock
-        Fock (Kohn-Sham) matrices of the final density, Hartree.
+        Fock (Kohn-Sham) matrices of the final density, Hartree; of spin a.
+    spin
+        What open shells have besides; None for closed ones, whose spins are alike.
     """
 
     energy: Float[np.ndarray, " nconf"]
@@ -97,6 +131,7 @@ class ConformerLabels:
     density: Float[np.ndarray, "nconf nao nao"]
     fock: Float[np.ndarray, "nconf nao nao"]
     smallest_overlap_eigenvalue: Float[np.ndarray, " nconf"]
+    spin: SpinLabels | None = None
 
 
 class _MoleculeTables(eqx.Module):
@@ -106,7 +141,8 @@ class _MoleculeTables(eqx.Module):
     orbitals: OrbitalTable
     grid: GridTable | None
     real_orbital: Bool[Array, " nao"]
-    noccupied: Int[Array, ""]
+    # Of a closed shell one number, of an open one that of each spin.
+    noccupied: Int[Array, "..."]
     nslot: int = eqx.field(static=True)
     level_shift: Float[Array, ""]
     damping: Float[Array, ""]
@@ -122,13 +158,21 @@ class _ConformerArrays(eqx.Module):
     second_moment: Float[Array, "*nconf 3 3 nao nao"]
     eri: Float[Array, "*nconf neri"] | None
     factors: Float[Array, "*nconf naux npair"] | None
-    # Of the first density, D = C diag(n) C^T.
-    initial_orbitals: Float[Array, "*nconf nao norb"]
-    initial_occupation: Float[Array, "*nconf norb"]
+    eri_long_range: Float[Array, "*nconf neri"] | None
+    factors_long_range: Float[Array, "*nconf naux_long_range npair"] | None
+    # Of the first density, D = C diag(n) C^T; of an open shell those of each spin.
+    initial_orbitals: Float[Array, "... nao norb"]
+    initial_occupation: Float[Array, "... norb"]
+
+
+class _RawSpin(eqx.Module):
+    scf: SpinResult
+    mulliken_spins: Float[Array, "*nconf nat"]
 
 
 class _RawLabels(eqx.Module):
     scf: SCFResult
+    spin: _RawSpin | None
     nuclear_repulsion: Float[Array, "*nconf"]
     dipole: Float[Array, "*nconf 3"]
     quadrupole: Float[Array, "*nconf 3 3"]
@@ -142,11 +186,14 @@ def label_conformers(
     config: DFTConfig | None = None,
     *,
     charge: int = 0,
-    initial_density: Float[np.ndarray, "nconf nao nao"] | None = None,
+    spin: int = 0,
+    initial_density: Float[np.ndarray, "nconf *spins nao nao"] | None = None,
     batch_size: int | None = None,
     integral_engine: IntegralEngine | None = None,
 ) -> ConformerLabels:
-    """Label conformers of one closed-shell molecule by restricted Kohn-Sham or Hartree-Fock.
+    """Label conformers of one molecule by Kohn-Sham or Hartree-Fock.
+
+    Closed shells are restricted, open ones unrestricted.
 
     A conformer's labels do not depend on the others that are given with it, but for integrals too
     small to matter, about which native integrals decide for all conformers of a call. One that
@@ -163,8 +210,11 @@ def label_conformers(
         Level of theory; B3LYP/STO-3G on grid level 3 by default.
     charge
         Of the molecule, elementary charges.
+    spin
+        2S, the number of unpaired electrons.
     initial_density
-        Densities to start from instead of the ``minao`` guess.
+        Densities to start from instead of the ``minao`` guess; of an open shell those of spin a
+        and spin b along the second axis.
     batch_size
         Conformers a program runs side by side; by default 1 on a CPU, where each then stops at
         its own convergence, and 32 on accelerators.
@@ -174,8 +224,8 @@ def label_conformers(
     Raises
     ------
     UnsupportedMoleculeError
-        Open shells (an odd number of electrons), effective core potentials, or integrals beyond
-        `qmgen.dft.sizes.MAX_BYTES_PER_CONFORMER`.
+        A spin that the number of electrons does not allow, effective core potentials, or integrals
+        beyond `qmgen.dft.sizes.MAX_BYTES_PER_CONFORMER`.
     UnknownBasisError, MissingElementError
         As `qmgen.dft.basis.build_basis`.
     """
@@ -183,12 +233,9 @@ def label_conformers(
     atomic_numbers = np.asarray(atomic_numbers, np.int32)
     positions = np.asarray(positions, np.float64)
     nelectron = int(atomic_numbers.sum()) - charge
-    if nelectron % 2 or nelectron <= 0:
-        raise UnsupportedMoleculeError(
-            f"{nelectron} electrons: only closed shells can be labelled yet"
-        )
+    noccupied = spin_occupations(nelectron, spin)
     basis = build_basis(atomic_numbers, config.basis, config.cartesian)
-    if nelectron // 2 > basis.nao:
+    if noccupied[0] > basis.nao:
         raise UnsupportedMoleculeError(
             f"{nelectron} electrons do not fit into the {basis.nao} orbitals of basis "
             f"{basis_title(config.basis)}"
@@ -202,12 +249,12 @@ def label_conformers(
 
     def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> _RawLabels:
         tables = _molecule_tables(
-            basis, shape, config, nelectron // 2, level_shift=level_shift, damping=damping
+            basis, shape, config, noccupied, level_shift=level_shift, damping=damping
         )
         chunks = []
         for members in _chunks(which, batch_size):
             arrays = _conformer_arrays(
-                basis, shape, positions[members], initial_density, members, engine
+                basis, shape, positions[members], initial_density, members, engine, bool(spin)
             )
             chunks.append(jax.device_get(_label_batch(config, tables, arrays)))
         stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
@@ -222,7 +269,7 @@ def label_conformers(
             second = run(failed, config.level_shift, config.damping)
             raw = jax.tree.map(partial(_replace_rows, failed), raw, second)
             attempts[failed] = 2
-    return _unpad(basis, nelectron // 2, raw, attempts)
+    return _unpad(basis, noccupied, raw, attempts)
 
 
 def _chunks(which: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " size"]]:
@@ -241,7 +288,7 @@ def _molecule_tables(
     basis: Basis,
     shape: ProgramShape,
     config: DFTConfig,
-    noccupied: int,
+    noccupied: tuple[int, int],
     *,
     level_shift: float,
     damping: float,
@@ -253,9 +300,13 @@ def _molecule_tables(
         orbitals=orbital_table(basis, shape.nshell, shape.nao),
         grid=grid,
         real_orbital=jnp.arange(shape.nao) < basis.nao,
-        noccupied=jnp.asarray(noccupied, jnp.int32),
+        noccupied=jnp.asarray(
+            noccupied[0] if noccupied[0] == noccupied[1] else noccupied, jnp.int32
+        ),
         # Only exchange from factors gains from fewer than all, for the price of more programs.
-        nslot=min(round_up(noccupied, ORBITAL_STEP), shape.nao) if shape.nfactors else shape.nao,
+        nslot=min(round_up(noccupied[0], ORBITAL_STEP), shape.nao)
+        if shape.nfactors
+        else shape.nao,
         level_shift=jnp.asarray(level_shift, jnp.float64),
         damping=jnp.asarray(damping, jnp.float64),
     )
@@ -265,15 +316,18 @@ def _conformer_arrays(
     basis: Basis,
     shape: ProgramShape,
     positions: Float[np.ndarray, "nconf nat 3"],
-    initial_density: Float[np.ndarray, "nall nao nao"] | None,
+    initial_density: Float[np.ndarray, "nall *spins nao nao"] | None,
     members: Int[np.ndarray, " nconf"],
     integral_engine: IntegralEngine,
+    open_shell: bool,
 ) -> _ConformerArrays:
     integrals = integral_engine(basis, positions)
     if initial_density is None:
         density = minao_density(
             basis.atomic_numbers, basis, positions, np.asarray(integrals.overlap)
         )
+        if open_shell:
+            density = np.stack([0.5 * density] * 2, axis=1)
     else:
         density = np.asarray(initial_density, np.float64)[members]
 
@@ -281,11 +335,20 @@ def _conformer_arrays(
     more_pairs = pair_number(shape.nao) - pair_number(basis.nao)
     more_eri = packed_size(shape.nao) - packed_size(basis.nao)
     orbitals, occupation = density_orbitals(
-        density, shape.nao if integrals.factors is None else ORBITAL_STEP
+        density.reshape(-1, basis.nao, basis.nao),
+        shape.nao if integrals.factors is None else ORBITAL_STEP,
     )
+    orbitals = orbitals.reshape(*density.shape[:-1], -1)
+    occupation = occupation.reshape(*density.shape[:-2], -1)
 
     def pad(matrix: Array | np.ndarray) -> Array:
         return jnp.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
+
+    # Pairs of padded orbitals come after all real pairs.
+    def pad_last(values: Array | np.ndarray | None, more: int) -> Array | None:
+        if values is None:
+            return None
+        return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, more)])
 
     padded = jnp.arange(basis.nao, shape.nao)
     return _ConformerArrays(
@@ -294,12 +357,11 @@ def _conformer_arrays(
         hcore=pad(integrals.kinetic + integrals.nuclear_attraction),
         dipole=pad(integrals.dipole),
         second_moment=pad(integrals.second_moment),
-        # Pairs of padded orbitals come after all real pairs.
-        eri=None if integrals.eri is None else jnp.pad(integrals.eri, ((0, 0), (0, more_eri))),
-        factors=None
-        if integrals.factors is None
-        else jnp.pad(integrals.factors, ((0, 0), (0, 0), (0, more_pairs))),
-        initial_orbitals=jnp.pad(orbitals, ((0, 0), (0, more), (0, 0))),
+        eri=pad_last(integrals.eri, more_eri),
+        factors=pad_last(integrals.factors, more_pairs),
+        eri_long_range=pad_last(integrals.eri_long_range, more_eri),
+        factors_long_range=pad_last(integrals.factors_long_range, more_pairs),
+        initial_orbitals=jnp.pad(orbitals, [(0, 0)] * (orbitals.ndim - 2) + [(0, more), (0, 0)]),
         initial_occupation=jnp.asarray(occupation),
     )
 
@@ -314,21 +376,15 @@ def _label_one(
 ) -> _RawLabels:
     functional = get_functional(config.functional)
     positions, overlap = conformer.positions, conformer.overlap
-    hamiltonian = Hamiltonian(
-        hcore=conformer.hcore,
-        supermatrix=None
-        if conformer.eri is None
-        else supermatrix(conformer.eri, overlap.shape[0], functional.exact_exchange),
-        factors=conformer.factors,
-        orbitals=None
+    eri, eri_long_range, nao = conformer.eri, conformer.eri_long_range, overlap.shape[0]
+    total = None if eri is None else total_supermatrix(functional, eri, eri_long_range, nao)
+    orbitals = (
+        None
         if tables.grid is None
-        else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK),
-        nuclear_repulsion=nuclear_repulsion(tables.charges, positions),
+        else place_orbitals(tables.orbitals, tables.grid, positions, GRID_BLOCK)
     )
-    scf = solve_scf(
-        config,
-        functional,
-        hamiltonian,
+    repulsion = nuclear_repulsion(tables.charges, positions)
+    rest = (
         overlap,
         conformer.initial_orbitals,
         conformer.initial_occupation,
@@ -338,10 +394,40 @@ def _label_one(
         tables.level_shift,
         tables.damping,
     )
+    spin = None
+    if tables.noccupied.ndim:
+        spin_hamiltonian = SpinHamiltonian(
+            hcore=conformer.hcore,
+            total_supermatrix=total,
+            spin_supermatrix=None
+            if eri is None
+            else spin_supermatrix(functional, eri, eri_long_range, nao),
+            factors=conformer.factors,
+            factors_long_range=conformer.factors_long_range,
+            orbitals=orbitals,
+            nuclear_repulsion=repulsion,
+        )
+        scf, of_spin = solve_unrestricted(config, functional, spin_hamiltonian, *rest)
+        nobody = jnp.zeros_like(tables.charges)
+        spins = -mulliken_charges(
+            of_spin.spin_density, overlap, nobody, tables.orbitals.orbital_atom
+        )
+        spin = _RawSpin(of_spin, spins)
+    else:
+        hamiltonian = Hamiltonian(
+            hcore=conformer.hcore,
+            supermatrix=total,
+            factors=conformer.factors,
+            orbitals=orbitals,
+            nuclear_repulsion=repulsion,
+            factors_long_range=conformer.factors_long_range,
+        )
+        scf = solve_scf(config, functional, hamiltonian, *rest)
     _, smallest = symmetric_orthogonaliser(overlap)
     return _RawLabels(
         scf=scf,
-        nuclear_repulsion=hamiltonian.nuclear_repulsion,
+        spin=spin,
+        nuclear_repulsion=repulsion,
         dipole=dipole_moment(scf.density, conformer.dipole, tables.charges, positions),
         quadrupole=quadrupole_moment(
             scf.density,
@@ -359,13 +445,14 @@ def _label_one(
 
 
 def _unpad(
-    basis: Basis, noccupied: int, raw: _RawLabels, attempts: Int[np.ndarray, " nconf"]
+    basis: Basis, noccupied: tuple[int, int], raw: _RawLabels, attempts: Int[np.ndarray, " nconf"]
 ) -> ConformerLabels:
     nao, nat = basis.nao, len(basis.atomic_numbers)
     scf = raw.scf
     orbital_energies = np.asarray(scf.mo_energy)[:, :nao]
-    homo = orbital_energies[:, noccupied - 1]
-    lumo = orbital_energies[:, noccupied] if noccupied < nao else np.full_like(homo, np.nan)
+    spin = None if raw.spin is None else _unpad_spin(raw.spin, nao, nat)
+    of_spins = [orbital_energies, orbital_energies if spin is None else spin.orbital_energies_beta]
+    homo, lumo = _frontier(of_spins, noccupied)
     smallest = np.asarray(raw.smallest_overlap_eigenvalue)
     return ConformerLabels(
         energy=np.asarray(scf.energy),
@@ -385,4 +472,27 @@ def _unpad(
         density=np.asarray(scf.density)[:, :nao, :nao],
         fock=np.asarray(scf.fock)[:, :nao, :nao],
         smallest_overlap_eigenvalue=smallest,
+        spin=spin,
     )
+
+
+def _unpad_spin(raw: _RawSpin, nao: int, nat: int) -> SpinLabels:
+    scf = raw.scf
+    return SpinLabels(
+        orbital_energies_beta=np.asarray(scf.mo_energy_beta)[:, :nao],
+        spin_square=np.asarray(scf.spin_square),
+        mulliken_spins=np.asarray(raw.mulliken_spins)[:, :nat],
+        spin_density=np.asarray(scf.spin_density)[:, :nao, :nao],
+        fock_beta=np.asarray(scf.fock_beta)[:, :nao, :nao],
+    )
+
+
+def _frontier(
+    orbital_energies: list[Float[np.ndarray, "nconf nao"]], noccupied: tuple[int, int]
+) -> tuple[Float[np.ndarray, " nconf"], Float[np.ndarray, " nconf"]]:
+    """Highest occupied and lowest virtual orbital over both spins; NaN where there is none."""
+    nothing = np.full(len(orbital_energies[0]), np.nan)
+    spins = list(zip(orbital_energies, noccupied, strict=True))
+    homo = [e[:, n - 1] for e, n in spins if n > 0]
+    lumo = [e[:, n] for e, n in spins if n < e.shape[1]]
+    return np.maximum.reduce(homo), np.minimum.reduce(lumo) if lumo else nothing

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
-from qmgen.dft.factorised import coulomb_exchange
+from qmgen.dft.factorised import coulomb_exchange, exchange
 from qmgen.dft.functionals import Functional
 from qmgen.dft.quadrature import OrbitalsOnGrid, exchange_correlation
 from qmgen.dft.two_electron import two_electron_matrix
@@ -34,6 +34,8 @@ class Hamiltonian(NamedTuple):
     factors: Float[Array, "naux npair"] | None
     orbitals: OrbitalsOnGrid | None
     nuclear_repulsion: Float[Array, ""]
+    # Of erf(ω r)/r, for range-separated functionals with factors.
+    factors_long_range: Float[Array, "naux_long_range npair"] | None = None
 
     def astype(self, dtype: jnp.dtype) -> "Hamiltonian":
         """The same in another precision."""
@@ -79,9 +81,13 @@ def two_electron_part(
 ) -> Float[Array, "nao nao"]:
     """J - a K / 2 of a closed-shell density matrix D = C diag(n) C^T, Hartree."""
     if hamiltonian.factors is not None:
-        return coulomb_exchange(
+        result = coulomb_exchange(
             hamiltonian.factors, orbitals, occupation, functional.exact_exchange
         )
+        if hamiltonian.factors_long_range is not None:
+            K = exchange(hamiltonian.factors_long_range, orbitals, occupation)
+            result -= 0.5 * functional.long_range_exchange * K
+        return result
     assert hamiltonian.supermatrix is not None
     return two_electron_matrix(hamiltonian.supermatrix, (orbitals * occupation) @ orbitals.T)
 

@@ -15,6 +15,7 @@ from qmgen.dft.functionals import get_functional
 from qmgen.dft.grid import grid_size
 from qmgen.dft.integrals import IntegralEngine, libcint_integrals
 from qmgen.dft.native_integrals import native_engine, native_pays
+from qmgen.dft.range_separation import range_separated_engine
 from qmgen.dft.two_electron import packed_size
 from qmgen.errors import UnsupportedMoleculeError
 
@@ -40,7 +41,7 @@ class ProgramShape:
 
     ``nfactors`` is the number of three-index factors of the two-electron integrals, 0 where each
     distinct integral is held. A Cholesky decomposition gets as many as the conformer needs; here
-    is what memory is reserved for.
+    is what memory is reserved for. ``long_range`` tells whether there are as many of erf(ω r)/r.
     """
 
     natoms: int
@@ -50,6 +51,7 @@ class ProgramShape:
     nao: int
     npoints: int
     nfactors: int
+    long_range: bool = False
 
 
 def program_shape(atomic_numbers: Int[np.ndarray, " nat"], config: DFTConfig) -> ProgramShape:
@@ -76,6 +78,7 @@ def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
         nao=round_up(basis.nao, ORBITAL_STEP),
         npoints=round_up(points, 2 * GRID_BLOCK),
         nfactors=_factor_number(basis, config),
+        long_range=bool(get_functional(config.functional).long_range_exchange),
     )
 
 
@@ -104,6 +107,9 @@ def default_engine(
     """What computes the integrals of a molecule's conformers unless the caller says otherwise."""
     if config.two_electron == "density_fitting":
         return density_fitting_engine(config.basis, config.auxiliary_basis)
+    functional = get_functional(config.functional)
+    if functional.long_range_exchange:
+        return range_separated_engine(functional.omega, factorised=bool(shape.nfactors))
     if shape.nfactors:
         return cholesky_integrals
     if native_pays(basis, len(positions)):
@@ -117,7 +123,7 @@ def bytes_per_conformer(shape: ProgramShape, precision: str) -> int:
     if shape.nfactors:
         # Factors and a working copy of them. Measured at 312 orbitals on 256000 points: 5.7 GiB in
         # all in float64, 8.1 GiB in float32.
-        two_electron = 2 * shape.nfactors * npair
+        two_electron = 2 * shape.nfactors * npair * (2 if shape.long_range else 1)
     else:
         # Distinct integrals as libcint gives them, padded, and on the device; the supermatrix with
         # its working copy. Measured at 148 orbitals: 4.7 GiB in all.
