@@ -25,10 +25,11 @@ def pyscf_calculation(
 ) -> scf.hf.SCF:
     """PySCF's calculation with the options of a configuration, not yet run.
 
-    Closed shells are restricted, open ones unrestricted. Integrals are exact or fitted as the configuration says, never Cholesky vectors; the grid, guess
-    and energy threshold are the same. Cycles are PySCF's own default. PySCF's bases are Cartesian
-    or pure as a whole. Where the configuration mixes both, PySCF works in the Cartesian basis and
-    its orbitals are held to what the mixed one spans.
+    Closed shells are restricted, open ones unrestricted. Integrals are exact or fitted as the
+    configuration says, never Cholesky vectors; the grid, guess and energy threshold are the same.
+    Cycles are PySCF's own default. PySCF's bases are Cartesian or pure as a whole. Where the
+    configuration mixes both, PySCF works in the Cartesian basis and its orbitals are held to what
+    the mixed one spans.
 
     Parameters
     ----------

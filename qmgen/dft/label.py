@@ -304,9 +304,7 @@ def _molecule_tables(
             noccupied[0] if noccupied[0] == noccupied[1] else noccupied, jnp.int32
         ),
         # Only exchange from factors gains from fewer than all, for the price of more programs.
-        nslot=min(round_up(noccupied[0], ORBITAL_STEP), shape.nao)
-        if shape.nfactors
-        else shape.nao,
+        nslot=min(round_up(noccupied[0], ORBITAL_STEP), shape.nao) if shape.nfactors else shape.nao,
         level_shift=jnp.asarray(level_shift, jnp.float64),
         damping=jnp.asarray(damping, jnp.float64),
     )

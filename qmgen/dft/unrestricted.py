@@ -107,7 +107,9 @@ def spin_two_electron_part(
             hamiltonian.factors, orbitals, occupation, functional.exact_exchange
         )
         if hamiltonian.factors_long_range is not None:
-            K = [exchange(hamiltonian.factors_long_range, orbitals[s], occupation[s]) for s in (0, 1)]
+            K = [
+                exchange(hamiltonian.factors_long_range, orbitals[s], occupation[s]) for s in (0, 1)
+            ]
             result -= functional.long_range_exchange * jnp.stack(K)
         return result
     assert hamiltonian.total_supermatrix is not None
