@@ -375,6 +375,12 @@ def _label_one(
     functional = get_functional(config.functional)
     positions, overlap = conformer.positions, conformer.overlap
     eri, eri_long_range, nao = conformer.eri, conformer.eri_long_range, overlap.shape[0]
+    long_range = conformer.factors_long_range if eri is None else eri_long_range
+    if functional.long_range_exchange and long_range is None:
+        raise ValueError(
+            f"{functional.name} needs integrals of erf(ω r)/r, which the integral engine lacks: "
+            "use qmgen.dft.range_separation.range_separated_engine"
+        )
     total = None if eri is None else total_supermatrix(functional, eri, eri_long_range, nao)
     orbitals = (
         None
