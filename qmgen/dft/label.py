@@ -1,7 +1,6 @@
 """The engine's public entry: labels for conformers of a molecule, from arrays to arrays."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import equinox as eqx
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from qmgen.dft.basis import Basis, build_basis
 from qmgen.dft.basis_file import basis_title
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.conformer_labels import ConformerLabels, RawLabels, RawSpin, unpad
 from qmgen.dft.factorised import density_orbitals
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.grid import GridTable, grid_table
@@ -28,7 +28,7 @@ from qmgen.dft.properties import (
 )
 from qmgen.dft.quadrature import place_orbitals
 from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
-from qmgen.dft.scf import Hamiltonian, SCFResult, solve_scf, symmetric_orthogonaliser
+from qmgen.dft.scf import Hamiltonian, solve_scf, symmetric_orthogonaliser
 from qmgen.dft.sizes import (
     GRID_BLOCK,
     ORBITAL_STEP,
@@ -41,97 +41,10 @@ from qmgen.dft.sizes import (
 from qmgen.dft.two_electron import packed_size, pair_number
 from qmgen.dft.unrestricted import (
     SpinHamiltonian,
-    SpinResult,
     solve_unrestricted,
     spin_occupations,
 )
 from qmgen.errors import UnsupportedMoleculeError
-
-# Smallest eigenvalue of the overlap below which the basis counts as linearly dependent: the
-# orbitals' coefficients then carry rounding errors above the accuracy that is promised.
-LINEAR_DEPENDENCE = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class SpinLabels:
-    """What conformers of an open shell have beside the other labels; atomic units.
-
-    Attributes
-    ----------
-    orbital_energies_beta
-        Of spin b, ascending, Hartree.
-    spin_square
-        <S^2>; S (S + 1) where the spins are not contaminated.
-    mulliken_spins
-        Unpaired electrons of each atom by Mulliken's analysis.
-    spin_density
-        Density matrices of spin a minus those of spin b.
-    fock_beta
-        Fock (Kohn-Sham) matrices of spin b, Hartree.
-    """
-
-    orbital_energies_beta: Float[np.ndarray, "nconf nao"]
-    spin_square: Float[np.ndarray, " nconf"]
-    mulliken_spins: Float[np.ndarray, "nconf nat"]
-    spin_density: Float[np.ndarray, "nconf nao nao"]
-    fock_beta: Float[np.ndarray, "nconf nao nao"]
-
-
-@dataclass(frozen=True, eq=False)
-class ConformerLabels:
-    """Labels of a molecule's conformers; atomic units unless the name says otherwise.
-
-    Attributes
-    ----------
-    energy, nuclear_repulsion
-        Total energy, and the part of it between nuclei, Hartree.
-    homo, lumo, gap
-        Frontier orbital energies and their difference, Hartree; NaN where there is no virtual
-        orbital. Of an open shell the highest occupied and lowest virtual one over both spins.
-    orbital_energies
-        All orbital energies in ascending order, Hartree; of spin a.
-    dipole
-        About the coordinates' origin, elementary charge times Bohr.
-    quadrupole
-        Traceless, in Buckingham's convention, about the centre of nuclear charge; elementary
-        charge times Bohr^2.
-    mulliken_charges
-        Elementary charges.
-    converged, iterations, attempts
-        Whether the SCF converged, in how many cycles, at which attempt (2 is the one with level
-        shift and damping).
-    energy_change
-        Of the last SCF cycle, Hartree.
-    std_ev
-        Standard deviation of the last five SCF energies, eV; QM1B's measure of convergence.
-    density
-        Density matrices of both spins, e.g. to start a neighbouring conformer from.
-    smallest_overlap_eigenvalue
-        How far the basis is from linear dependence.
-    fock
-        Fock (Kohn-Sham) matrices of the final density, Hartree; of spin a.
-    spin
-        What open shells have besides; None for closed ones, whose spins are alike.
-    """
-
-    energy: Float[np.ndarray, " nconf"]
-    nuclear_repulsion: Float[np.ndarray, " nconf"]
-    homo: Float[np.ndarray, " nconf"]
-    lumo: Float[np.ndarray, " nconf"]
-    gap: Float[np.ndarray, " nconf"]
-    orbital_energies: Float[np.ndarray, "nconf nao"]
-    dipole: Float[np.ndarray, "nconf 3"]
-    quadrupole: Float[np.ndarray, "nconf 3 3"]
-    mulliken_charges: Float[np.ndarray, "nconf nat"]
-    converged: Bool[np.ndarray, " nconf"]
-    iterations: Int[np.ndarray, " nconf"]
-    attempts: Int[np.ndarray, " nconf"]
-    energy_change: Float[np.ndarray, " nconf"]
-    std_ev: Float[np.ndarray, " nconf"]
-    density: Float[np.ndarray, "nconf nao nao"]
-    fock: Float[np.ndarray, "nconf nao nao"]
-    smallest_overlap_eigenvalue: Float[np.ndarray, " nconf"]
-    spin: SpinLabels | None = None
 
 
 class _MoleculeTables(eqx.Module):
@@ -163,21 +76,6 @@ class _ConformerArrays(eqx.Module):
     # Of the first density, D = C diag(n) C^T; of an open shell those of each spin.
     initial_orbitals: Float[Array, "... nao norb"]
     initial_occupation: Float[Array, "... norb"]
-
-
-class _RawSpin(eqx.Module):
-    scf: SpinResult
-    mulliken_spins: Float[Array, "*nconf nat"]
-
-
-class _RawLabels(eqx.Module):
-    scf: SCFResult
-    spin: _RawSpin | None
-    nuclear_repulsion: Float[Array, "*nconf"]
-    dipole: Float[Array, "*nconf 3"]
-    quadrupole: Float[Array, "*nconf 3 3"]
-    mulliken_charges: Float[Array, "*nconf nat"]
-    smallest_overlap_eigenvalue: Float[Array, "*nconf"]
 
 
 def label_conformers(
@@ -247,7 +145,7 @@ def label_conformers(
         batch_size = 1 if jax.default_backend() == "cpu" else 32
     batch_size = min(batch_size, len(positions))
 
-    def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> _RawLabels:
+    def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> RawLabels:
         tables = _molecule_tables(
             basis, shape, config, noccupied, level_shift=level_shift, damping=damping
         )
@@ -269,7 +167,7 @@ def label_conformers(
             second = run(failed, config.level_shift, config.damping)
             raw = jax.tree.map(partial(_replace_rows, failed), raw, second)
             attempts[failed] = 2
-    return _unpad(basis, noccupied, raw, attempts)
+    return unpad(basis, noccupied, raw, attempts)
 
 
 def _chunks(which: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " size"]]:
@@ -365,13 +263,13 @@ def _conformer_arrays(
 
 
 @partial(jax.jit, static_argnums=0)
-def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
+def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> RawLabels:
     return jax.vmap(partial(_label_one, config, tables))(batch)
 
 
 def _label_one(
     config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
-) -> _RawLabels:
+) -> RawLabels:
     functional = get_functional(config.functional)
     positions, overlap = conformer.positions, conformer.overlap
     eri, eri_long_range, nao = conformer.eri, conformer.eri_long_range, overlap.shape[0]
@@ -416,7 +314,7 @@ def _label_one(
         spins = -mulliken_charges(
             of_spin.spin_density, overlap, nobody, tables.orbitals.orbital_atom
         )
-        spin = _RawSpin(of_spin, spins)
+        spin = RawSpin(of_spin, spins)
     else:
         hamiltonian = Hamiltonian(
             hcore=conformer.hcore,
@@ -428,7 +326,7 @@ def _label_one(
         )
         scf = solve_scf(config, functional, hamiltonian, *rest)
     _, smallest = symmetric_orthogonaliser(overlap)
-    return _RawLabels(
+    return RawLabels(
         scf=scf,
         spin=spin,
         nuclear_repulsion=repulsion,
@@ -446,57 +344,3 @@ def _label_one(
         ),
         smallest_overlap_eigenvalue=jnp.asarray(smallest),
     )
-
-
-def _unpad(
-    basis: Basis, noccupied: tuple[int, int], raw: _RawLabels, attempts: Int[np.ndarray, " nconf"]
-) -> ConformerLabels:
-    nao, nat = basis.nao, len(basis.atomic_numbers)
-    scf = raw.scf
-    orbital_energies = np.asarray(scf.mo_energy)[:, :nao]
-    spin = None if raw.spin is None else _unpad_spin(raw.spin, nao, nat)
-    of_spins = [orbital_energies, orbital_energies if spin is None else spin.orbital_energies_beta]
-    homo, lumo = _frontier(of_spins, noccupied)
-    smallest = np.asarray(raw.smallest_overlap_eigenvalue)
-    return ConformerLabels(
-        energy=np.asarray(scf.energy),
-        nuclear_repulsion=np.asarray(raw.nuclear_repulsion),
-        homo=homo,
-        lumo=lumo,
-        gap=lumo - homo,
-        orbital_energies=orbital_energies,
-        dipole=np.asarray(raw.dipole),
-        quadrupole=np.asarray(raw.quadrupole),
-        mulliken_charges=np.asarray(raw.mulliken_charges)[:, :nat],
-        converged=np.asarray(scf.converged) & (smallest > LINEAR_DEPENDENCE),
-        iterations=np.asarray(scf.iterations, np.int16),
-        attempts=attempts,
-        energy_change=np.asarray(scf.energy_change),
-        std_ev=np.asarray(scf.std_ev),
-        density=np.asarray(scf.density)[:, :nao, :nao],
-        fock=np.asarray(scf.fock)[:, :nao, :nao],
-        smallest_overlap_eigenvalue=smallest,
-        spin=spin,
-    )
-
-
-def _unpad_spin(raw: _RawSpin, nao: int, nat: int) -> SpinLabels:
-    scf = raw.scf
-    return SpinLabels(
-        orbital_energies_beta=np.asarray(scf.mo_energy_beta)[:, :nao],
-        spin_square=np.asarray(scf.spin_square),
-        mulliken_spins=np.asarray(raw.mulliken_spins)[:, :nat],
-        spin_density=np.asarray(scf.spin_density)[:, :nao, :nao],
-        fock_beta=np.asarray(scf.fock_beta)[:, :nao, :nao],
-    )
-
-
-def _frontier(
-    orbital_energies: list[Float[np.ndarray, "nconf nao"]], noccupied: tuple[int, int]
-) -> tuple[Float[np.ndarray, " nconf"], Float[np.ndarray, " nconf"]]:
-    """Highest occupied and lowest virtual orbital over both spins; NaN where there is none."""
-    nothing = np.full(len(orbital_energies[0]), np.nan)
-    spins = list(zip(orbital_energies, noccupied, strict=True))
-    homo = [e[:, n - 1] for e, n in spins if n > 0]
-    lumo = [e[:, n] for e, n in spins if n < e.shape[1]]
-    return np.maximum.reduce(homo), np.minimum.reduce(lumo) if lumo else nothing

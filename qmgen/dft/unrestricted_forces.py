@@ -12,8 +12,8 @@ from pyscf import dft
 from qmgen.dft.basis import build_basis
 from qmgen.dft.cartesian import cartesian_to_orbitals, mixes_kinds
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.conformer_labels import ConformerLabels
 from qmgen.dft.interop import pyscf_calculation
-from qmgen.dft.label import ConformerLabels
 from qmgen.dft.unrestricted import spin_occupations
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from qmgen.dataset import MoleculeRecord, empty_conformers, pack_symmetric
-from qmgen.dft.label import SpinLabels
+from qmgen.dft import SpinLabels
 from qmgen.generate.config import LabelConfig
 
 

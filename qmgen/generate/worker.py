@@ -13,9 +13,9 @@ from pyscf import lib
 from qmgen.dataset import Failure, MoleculeRecord, check_record, pack_symmetric
 from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
 from qmgen.dft.compilation_cache import use_compilation_cache
+from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
-from qmgen.dft.label import LINEAR_DEPENDENCE
 from qmgen.dft.unrestricted_forces import unrestricted_forces
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig

@@ -10,10 +10,11 @@ import pytest
 from qmgen.dft.basis import build_basis
 from qmgen.dft.cholesky import cholesky_integrals
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.conformer_labels import ConformerLabels
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.guess import minao_density
 from qmgen.dft.integrals import libcint_integrals
-from qmgen.dft.label import ConformerLabels, label_conformers
+from qmgen.dft.label import label_conformers
 from qmgen.dft.precision import double_precision
 from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
 from qmgen.dft.unrestricted import SpinHamiltonian, solve_unrestricted, spin_occupations
