@@ -48,11 +48,12 @@ class DFTConfig(BaseModel):
         "choice for the orbital basis.",
     )
     grid_level: int = Field(3, ge=0, le=9, description="PySCF's integration grid level.")
-    precision: Literal["float64", "float32"] = Field(
-        "float64",
-        description="Precision of the SCF cycles. With float32 the final energy and orbital "
-        "energies are still assembled in float64 from the float32 density. Open shells are "
-        "float64 in either case.",
+    precision: Literal["mixed", "float64", "float32"] = Field(
+        "mixed",
+        description="Precision of the Fock builds. mixed has float32 where its rounding does not "
+        "reach the result, which is that of float64 within 1e-8 Hartree. float32 has one build "
+        "in float64, at the end of cycles to a looser convergence, and labels within 1e-4 "
+        "Hartree. Open shells are float64 in any case.",
     )
     criterion: Literal["energy_change", "energy_std"] = Field(
         "energy_change",
@@ -63,9 +64,9 @@ class DFTConfig(BaseModel):
     conv_tol: float | None = Field(
         None,
         gt=0,
-        description="Energy change at convergence, Hartree. Default 1e-10 in float64, which "
-        "leaves errors of 1e-6 Hartree in orbital energies and 1e-5 Debye in dipoles, and 1e-6 "
-        "in float32, on top of the rounding of a molecule's energy.",
+        description="Energy change at convergence, Hartree. Default 1e-10, which leaves errors of "
+        "1e-6 Hartree in orbital energies and 1e-5 Debye in dipoles, and 1e-6 in float32, on top "
+        "of the rounding of a molecule's energy.",
     )
     energy_std_tol_ev: float = Field(
         0.01, gt=0, description="Largest accepted standard deviation of the last five energies, eV."
@@ -126,7 +127,7 @@ class DFTConfig(BaseModel):
         """Energy change at convergence that is in force, Hartree."""
         if self.conv_tol is not None:
             return self.conv_tol
-        return 1e-10 if self.precision == "float64" else 1e-6
+        return 1e-6 if self.precision == "float32" else 1e-10
 
     @property
     def gradient_tolerance(self) -> float:
@@ -134,5 +135,5 @@ class DFTConfig(BaseModel):
 
         In float32 rounding alone leaves about 1e-4.
         """
-        floor = 0.0 if self.precision == "float64" else 1e-3
+        floor = 1e-3 if self.precision == "float32" else 0.0
         return max(float(self.energy_tolerance**0.5), floor)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -111,15 +112,33 @@ def becke_weights(
     nat = positions.shape[0]
     pair = table.real_atom[:, None] & table.real_atom[None, :] & ~jnp.eye(nat, dtype=bool)
     separation = positions[:, None, :] - positions[None, :, :]
-    R = jnp.sqrt(jnp.where(pair, jnp.sum(separation**2, axis=-1), 1.0))
-    offset = points[:, None, :] - positions[None, :, :]
-    r2 = jnp.sum(offset**2, axis=-1)
-    r = jnp.sqrt(jnp.where(r2 > 0, r2, 1e-60))
-    mu = (r[:, :, None] - r[:, None, :]) / R
-    nu = mu + table.size_adjustment * (1 - mu * mu)
-    for _ in range(3):
-        nu = (1.5 - 0.5 * nu * nu) * nu
-    cell = jnp.prod(jnp.where(pair, 0.5 * (1 - nu), 1.0), axis=-1)
-    cell = jnp.where(table.real_atom, cell, 0.0)
-    own = jnp.take_along_axis(cell, point_atom[:, None], axis=1)[:, 0]
-    return volumes * own / jnp.sum(cell, axis=1)
+    inverse_R = 1 / jnp.sqrt(jnp.where(pair, jnp.sum(separation**2, axis=-1), 1.0))
+    # Atoms first, points last and contiguous. A loop's result is kept, where XLA would compute a
+    # distance anew for each pair that it is part of.
+    r = jax.lax.map(lambda position: _distance(points, position), positions)
+
+    def take_share(
+        cell: Float[Array, "nat npoint"], other: tuple[Array, Array, Array, Array]
+    ) -> tuple[Float[Array, "nat npoint"], None]:
+        """Cells after their boundary with one other atom is drawn."""
+        distance, inverse, adjustment, counts = other
+        mu = (r - distance) * inverse[:, None]
+        nu = mu + adjustment[:, None] * (1 - mu * mu)
+        for _ in range(2):
+            nu = (1.5 - 0.5 * nu * nu) * nu
+        step = 0.5 - (0.75 - 0.25 * nu * nu) * nu
+        return cell * jnp.where(counts[:, None], step, 1.0), None
+
+    others = (r, inverse_R, table.size_adjustment.T, pair)
+    cell, _ = jax.lax.scan(take_share, jnp.ones_like(r), others)
+    cell = jnp.where(table.real_atom[:, None], cell, 0.0)
+    own = jnp.take_along_axis(cell, point_atom[None, :], axis=0)[0]
+    return volumes * own / jnp.sum(cell, axis=0)
+
+
+def _distance(
+    points: Float[Array, "npoint 3"], position: Float[Array, "3"]
+) -> Float[Array, " npoint"]:
+    """Distance of points from a nucleus, with a finite derivative at the nucleus itself."""
+    r2 = sum(((points[:, k] - position[k]) ** 2 for k in range(3)), jnp.zeros(points.shape[0]))
+    return jnp.sqrt(jnp.where(r2 > 0, r2, 1e-60))

@@ -195,7 +195,7 @@ def _molecule_tables(
     grid = grid_table(z, config.grid_level, shape.natoms, shape.npoints) if shape.npoints else None
     return _MoleculeTables(
         charges=jnp.pad(jnp.asarray(z, jnp.float64), (0, shape.natoms - len(z))),
-        orbitals=orbital_table(basis, shape.nshell, shape.nao),
+        orbitals=orbital_table(basis, shape.nao),
         grid=grid,
         real_orbital=jnp.arange(shape.nao) < basis.nao,
         noccupied=jnp.asarray(
@@ -264,7 +264,10 @@ def _conformer_arrays(
 
 @partial(jax.jit, static_argnums=0)
 def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> RawLabels:
-    return jax.vmap(partial(_label_one, config, tables))(batch)
+    one = partial(_label_one, config, tables)
+    # Side by side every branch and cycle is taken for all; one after the other on a CPU each
+    # conformer takes its own only.
+    return jax.lax.map(one, batch) if jax.default_backend() == "cpu" else jax.vmap(one)(batch)
 
 
 def _label_one(

@@ -16,35 +16,39 @@ from qmgen.dft.basis import Basis
 class OrbitalTable(eqx.Module):
     """What a program needs of a basis to evaluate its orbitals; padded orbitals are zero.
 
-    Fields as in `qmgen.dft.basis.Basis`; ``max_l`` and ``cartesian`` are static.
+    All of it stands by orbital: an exponential costs less than looking up one that another
+    orbital of the shell has taken.
+
+    Attributes
+    ----------
+    exponents, coefficients
+        Of each primitive of the orbital's shell, as in `qmgen.dft.basis.Basis`.
+    orbital_atom
+        Its atom.
+    polynomials
+        Coefficients of the polynomial that stands beside the radial part, and of its derivatives
+        by x, y and z, over the monomials up to degree ``max_l``.
+    max_l
+        Largest angular momentum (static).
     """
 
-    exponents: Float[Array, "nshell nprim"]
-    coefficients: Float[Array, "nshell nprim"]
-    shell_atom: Int[Array, " nshell"]
-    orbital_shell: Int[Array, " nao"]
+    exponents: Float[Array, "nprim nao"]
+    coefficients: Float[Array, "nprim nao"]
     orbital_atom: Int[Array, " nao"]
-    orbital_polynomial: Int[Array, " nao"]
+    polynomials: Float[Array, "4 nmonomial nao"]
     max_l: int = eqx.field(static=True)
-    cartesian: tuple[int, ...] = eqx.field(static=True)
 
 
-def orbital_table(basis: Basis, nshell: int, nao: int) -> OrbitalTable:
-    """Table of a basis, padded with empty shells and orbitals to the given numbers."""
-    more_shells, more_orbitals = nshell - len(basis.shell_l), nao - basis.nao
-    # A padded orbital points at a padded shell; there is one wherever there is an orbital.
-    empty_shell = nshell - 1 if more_shells else 0
-    if more_orbitals and not more_shells:
-        raise ValueError("padded orbitals need at least one padded shell")
+def orbital_table(basis: Basis, nao: int) -> OrbitalTable:
+    """Table of a basis, padded with empty orbitals to the given number."""
+    more = nao - basis.nao
+    polynomials = _polynomials(basis.max_l, basis.cartesian)[..., basis.orbital_polynomial]
     return OrbitalTable(
-        exponents=jnp.pad(basis.exponents, ((0, more_shells), (0, 0)), constant_values=1),
-        coefficients=jnp.pad(basis.coefficients, ((0, more_shells), (0, 0))),
-        shell_atom=jnp.pad(basis.shell_atom, (0, more_shells)),
-        orbital_shell=jnp.pad(basis.orbital_shell, (0, more_orbitals), constant_values=empty_shell),
-        orbital_atom=jnp.pad(basis.orbital_atom, (0, more_orbitals)),
-        orbital_polynomial=jnp.pad(basis.orbital_polynomial, (0, more_orbitals)),
+        exponents=jnp.pad(basis.exponents[basis.orbital_shell].T, ((0, 0), (0, more))),
+        coefficients=jnp.pad(basis.coefficients[basis.orbital_shell].T, ((0, 0), (0, more))),
+        orbital_atom=jnp.pad(basis.orbital_atom, (0, more)),
+        polynomials=jnp.pad(polynomials, ((0, 0), (0, 0), (0, more))),
         max_l=basis.max_l,
-        cartesian=basis.cartesian,
     )
 
 
@@ -68,39 +72,88 @@ def polynomial_coefficients(angular: int, cartesian: bool) -> Float[np.ndarray, 
     return _harmonic_coefficients(angular)
 
 
-def orbital_polynomials(
-    r: Float[Array, "*points 3"], max_l: int, cartesian: tuple[int, ...] = ()
-) -> Float[Array, "*points npoly"]:
-    """Polynomials that orbitals have beside their radial part, up to a degree.
+def _monomials(max_l: int) -> list[tuple[int, int, int]]:
+    """Powers of x, y, z up to a degree; by degree, then falling in x, then y."""
+    return [
+        (i, j, degree - i - j)
+        for degree in range(max_l + 1)
+        for i in range(degree, -1, -1)
+        for j in range(degree - i, -1, -1)
+    ]
+
+
+@lru_cache(maxsize=16)
+def _polynomials(
+    max_l: int, cartesian: tuple[int, ...]
+) -> Float[np.ndarray, "4 nmonomial npolynomial"]:
+    """Polynomials of orbitals up to a degree and their derivatives by x, y and z.
 
     Ordered by degree l. For each: the real solid harmonics r^l Y_lm as PySCF orders m; or, where
     ``cartesian`` has l, the monomials x^i y^j z^k in falling order of i, then j. The latter are
     PySCF's Cartesian orbitals, whose norms differ within a shell; no label depends on norms.
     """
+    monomials = _monomials(max_l)
+    place = {powers: row for row, powers in enumerate(monomials)}
     columns = []
-    x, y, z = (r[..., k] for k in range(3))
     for angular in range(max_l + 1):
-        monomials = [
-            (lx, ly, angular - lx - ly)
-            for lx in range(angular, -1, -1)
-            for ly in range(angular - lx, -1, -1)
-        ]
-        coefficients = polynomial_coefficients(angular, angular in cartesian)
-        for column in coefficients.T:
-            terms = [
-                c * _power(x, lx) * _power(y, ly) * _power(z, lz)
-                for c, (lx, ly, lz) in zip(column, monomials, strict=True)
-                if c != 0
-            ]
-            columns.append(sum(terms[1:], terms[0]))
-    return jnp.stack(columns, axis=-1)
+        own = [powers for powers in monomials if sum(powers) == angular]
+        for coefficients in polynomial_coefficients(angular, angular in cartesian).T:
+            column = np.zeros((4, len(monomials)))
+            for c, powers in zip(coefficients, own, strict=True):
+                column[0, place[powers]] = c
+                for axis in range(3):
+                    lower = list(powers)
+                    lower[axis] -= 1
+                    if lower[axis] >= 0:
+                        i, j, k = lower
+                        column[1 + axis, place[i, j, k]] += powers[axis] * c
+            columns.append(column)
+    return np.stack(columns, axis=-1)
 
 
-def _power(x: Float[Array, "*points"], n: int) -> Float[Array, "*points"]:
-    """Integer power as a product, whose derivative at 0 is finite."""
-    result = jnp.ones_like(x)
-    for _ in range(n):
-        result = result * x
+def orbital_rows(
+    table: OrbitalTable,
+    centres: Float[Array, "3 nao"],
+    points: Float[Array, "npoint 3"],
+) -> list[Float[Array, "npoint nao"]]:
+    """Orbitals and their derivatives by x, y and z at points, as separate arrays.
+
+    ``centres`` are the positions of the orbitals' atoms, Bohr, looked up beforehand: inside of
+    the sums below the look-up would be repeated for each point.
+    """
+    x = [points[:, axis, None] - centres[axis] for axis in range(3)]
+    r2 = x[0] * x[0] + x[1] * x[1] + x[2] * x[2]
+    # A loop, whose result XLA keeps; what it fuses into the four rows it computes four times.
+    gaussians = jax.lax.map(lambda exponents: jnp.exp(-exponents * r2), table.exponents)
+    radial = jnp.zeros_like(r2)
+    # Derivative by r^2, times 2: grad R = slope * r.
+    slope = jnp.zeros_like(r2)
+    for gaussian, exponents, coefficients in zip(
+        gaussians, table.exponents, table.coefficients, strict=True
+    ):
+        radial += coefficients * gaussian
+        slope += -2 * exponents * coefficients * gaussian
+
+    powers = [_product(x, monomial) for monomial in _monomials(table.max_l)]
+
+    def polynomial(coefficients: Float[Array, "nmonomial nao"]) -> Float[Array, "npoint nao"]:
+        terms = [c * power for c, power in zip(coefficients, powers, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    value = polynomial(table.polynomials[0])
+    derivatives = [
+        slope * value * x[axis] + radial * polynomial(table.polynomials[1 + axis])
+        for axis in range(3)
+    ]
+    return [radial * value, *derivatives]
+
+
+def _product(x: list[Float[Array, "npoint nao"]], powers: tuple[int, int, int]) -> Array:
+    """Monomial as a product, whose derivative at 0 is finite."""
+    result = jnp.ones_like(x[0])
+    for factor, power in zip(x, powers, strict=True):
+        for _ in range(power):
+            result = result * factor
     return result
 
 
@@ -124,26 +177,4 @@ def evaluate_orbitals(
     -------
     Values in the first row, derivatives by x, y and z in the others.
     """
-    relative = points[:, None, :] - positions[None, :, :]
-    r2 = jnp.sum(relative * relative, axis=-1)[:, table.shell_atom]
-    gaussians = jnp.exp(-table.exponents * r2[:, :, None])
-    radial = jnp.sum(table.coefficients * gaussians, axis=-1)
-    # Derivative by r^2, times 2: grad R = radial_slope * r.
-    radial_slope = jnp.sum(-2 * table.exponents * table.coefficients * gaussians, axis=-1)
-
-    def polynomials(r: Float[Array, "npoint nat 3"]) -> Float[Array, "npoint nat npoly"]:
-        return orbital_polynomials(r, table.max_l, table.cartesian)
-
-    def per_orbital(p: Float[Array, "npoint nat npoly"]) -> Float[Array, "npoint nao"]:
-        return p[:, table.orbital_atom, table.orbital_polynomial]
-
-    R = radial[:, table.orbital_shell]
-    Y = per_orbital(polynomials(relative))
-    slope_times_y = radial_slope[:, table.orbital_shell] * Y
-    rows = [R * Y]
-    for axis in range(3):
-        direction = jnp.zeros_like(relative).at[..., axis].set(1)
-        _, derivative = jax.jvp(polynomials, (relative,), (direction,))
-        along = relative[:, table.orbital_atom, axis]
-        rows.append(slope_times_y * along + R * per_orbital(derivative))
-    return jnp.stack(rows)
+    return jnp.stack(orbital_rows(table, positions[table.orbital_atom].T, points))

@@ -1,10 +1,11 @@
 """Exchange-correlation energy and potential, integrated over a grid in blocks of points."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from qmgen.dft.functionals import (
     Functional,
@@ -12,7 +13,11 @@ from qmgen.dft.functionals import (
     spin_energy_density_and_potential,
 )
 from qmgen.dft.grid import GridTable, becke_weights
-from qmgen.dft.orbitals import OrbitalTable, evaluate_orbitals
+from qmgen.dft.orbitals import OrbitalTable, orbital_rows
+
+# Points deep in other atoms' cells whose weight is less than this, Bohr^3, are left out: a tenth
+# inside a molecule.
+NEGLIGIBLE_WEIGHT = 1e-12
 
 
 class OrbitalsOnGrid(NamedTuple):
@@ -34,6 +39,9 @@ def place_orbitals(
 ) -> OrbitalsOnGrid:
     """Evaluate orbitals and Becke weights on a molecule's grid.
 
+    Points whose weight counts come first, and all others, which get weight 0, last. Orbitals are
+    left zero on blocks where no point counts.
+
     Parameters
     ----------
     orbitals, grid
@@ -44,20 +52,47 @@ def place_orbitals(
         Points a block.
     """
 
-    def one_block(
-        part: tuple[Array, Array, Array],
-    ) -> tuple[Float[Array, "4 npoint nao"], Float[Array, " npoint"]]:
+    def weights_of_block(part: tuple[Array, Array, Array]) -> Float[Array, " npoint"]:
         local, volumes, atom = part
-        points = local + positions[atom]
-        weights = becke_weights(grid, positions, points, volumes, atom)
-        return evaluate_orbitals(orbitals, positions, points), weights
+        return becke_weights(grid, positions, local + positions[atom], volumes, atom)
 
     parts = (
         grid.points.reshape(-1, block, 3),
         grid.volumes.reshape(-1, block),
         grid.point_atom.reshape(-1, block),
     )
-    return OrbitalsOnGrid(*jax.lax.map(one_block, parts))
+    all_weights = jax.lax.map(weights_of_block, parts).ravel()
+    # Those next to their own nucleus have as little volume, but their density counts.
+    threshold = jnp.minimum(NEGLIGIBLE_WEIGHT, 1e-3 * jnp.abs(grid.volumes))
+    counts = jnp.abs(all_weights) > threshold
+    rank = jnp.where(counts, jnp.cumsum(counts), jnp.sum(counts) + jnp.cumsum(~counts)) - 1
+    order = jnp.zeros_like(rank).at[rank].set(jnp.arange(rank.size), unique_indices=True)
+    weights = jnp.where(counts, all_weights, 0.0)[order].reshape(-1, block)
+    points = (grid.points + positions[grid.point_atom])[order].reshape(-1, block, 3)
+
+    centres = positions[orbitals.orbital_atom].T
+    nblock, nao = len(weights), centres.shape[1]
+    empty = [jnp.zeros((block, nao), points.dtype)] * 4
+
+    def add_block(
+        values: Float[Array, "nblock 4 npoint nao"],
+        part: tuple[Int[Array, ""], Float[Array, "npoint 3"], Float[Array, " npoint"]],
+    ) -> tuple[Float[Array, "nblock 4 npoint nao"], None]:
+        index, where, of_block = part
+        rows = jax.lax.cond(
+            jnp.any(of_block != 0), lambda: orbital_rows(orbitals, centres, where), lambda: empty
+        )
+        # One after the other: XLA takes several times longer over an array stacked from four.
+        for component, row in enumerate(rows):
+            values = values.at[index, component].set(row)
+        return values, None
+
+    values, _ = jax.lax.scan(
+        add_block,
+        jnp.zeros((nblock, 4, block, nao), points.dtype),
+        (jnp.arange(nblock), points, weights),
+    )
+    return OrbitalsOnGrid(values, weights)
 
 
 def _density_and_half_gradient(
@@ -65,7 +100,10 @@ def _density_and_half_gradient(
 ) -> list[Float[Array, " npoint"]]:
     """Density, and half of its gradient where the functional needs it."""
     used = phi if functional.needs_gradient else phi[:1]
-    return list(jnp.einsum("cpi,pi->cp", used, phi[0] @ density))
+    contracted = phi[0] @ density
+    # Rows are summed by a matrix product, twice as fast as XLA's sum over the last axis.
+    ones = jnp.ones(density.shape[0], density.dtype)
+    return [(component * contracted) @ ones for component in used]
 
 
 def _dot(
@@ -75,20 +113,39 @@ def _dot(
 
 
 def _half_potential(
-    phi: Float[Array, "4 npoint nao"],
-    weighted_by_rho: Float[Array, " npoint"],
-    weighted_by_gradient: list[Float[Array, " npoint"]],
+    phi: Float[Array, "4 npoint nao"], potential: Float[Array, "ncomponent npoint"]
 ) -> Float[Array, "nao nao"]:
     """Half of a Kohn-Sham matrix, whose transpose is the other half.
 
-    The energy's derivatives by the density and by the components of its gradient come with the
-    points' weights. Written as one sum, which XLA fuses into a single pass; a reduction over the
-    first axis is four times slower.
+    ``potential`` holds half of the energy's derivative by the density, then those by the
+    components of half of the gradient, with the points' weights. Written as one sum, which XLA
+    fuses into a single pass; a reduction over the first axis is four times slower.
     """
-    half = phi[0] * (0.5 * weighted_by_rho)[:, None]
-    for axis, component in enumerate(weighted_by_gradient, start=1):
-        half += phi[axis] * component[:, None]
+    half = phi[0] * potential[0][:, None]
+    for component, row in zip(phi[1:], potential[1:]):  # noqa: B905
+        half += component * row[:, None]
     return phi[0].T @ half
+
+
+def _if_any_counts(weights: Float[Array, " npoint"], compute: Callable[[], Any]) -> Any:
+    """What is computed of a block, or zeros of its form if no point of the block counts."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(compute))
+    return jax.lax.cond(jnp.any(weights != 0), compute, lambda: zeros)
+
+
+def _restricted_points(
+    functional: Functional,
+    local: Float[Array, "ncomponent npoint"],
+    weights: Float[Array, " npoint"],
+) -> tuple[Float[Array, ""], Float[Array, "ncomponent npoint"]]:
+    """Energy of a block's points, and its derivatives by what `_half_matrix` takes.
+
+    ``local`` is the density, followed by half of its gradient.
+    """
+    sigma = 4 * _dot(list(local), list(local))
+    value, by_rho, by_sigma = energy_density_and_potential(functional, local[0], sigma)
+    potential = [0.5 * weights * by_rho, *(4 * weights * by_sigma * g for g in local[1:])]
+    return jnp.sum(weights * value), jnp.stack(potential)
 
 
 def exchange_correlation(
@@ -105,24 +162,107 @@ def exchange_correlation(
     density
         Symmetric closed-shell density matrix.
     """
-    nao = density.shape[0]
+    energy, matrix, _ = _exchange_correlation(functional, orbitals, density, keep_points=False)
+    return energy, matrix
+
+
+class QuadratureReference(NamedTuple):
+    """A density on the grid, and what `exchange_correlation` found for it.
+
+    ``local`` is the density with half of its gradient, and ``potential`` what multiplies the
+    orbitals and their gradients in half of the Kohn-Sham matrix.
+    """
+
+    density: Float[Array, "nao nao"]
+    local: Float[Array, "nblock ncomponent npoint"]
+    potential: Float[Array, "nblock ncomponent npoint"]
+    matrix: Float[Array, "nao nao"]
+
+
+def exchange_correlation_reference(
+    functional: Functional, orbitals: OrbitalsOnGrid, density: Float[Array, "nao nao"]
+) -> tuple[Float[Array, ""], Float[Array, "nao nao"], QuadratureReference]:
+    """As `exchange_correlation`, and what `exchange_correlation_near` needs of the density."""
+    energy, matrix, points = _exchange_correlation(functional, orbitals, density, keep_points=True)
+    assert points is not None
+    return energy, matrix, QuadratureReference(density, *points, matrix)
+
+
+def _exchange_correlation(
+    functional: Functional,
+    orbitals: OrbitalsOnGrid,
+    density: Float[Array, "nao nao"],
+    *,
+    keep_points: bool,
+) -> tuple[Float[Array, ""], Float[Array, "nao nao"], tuple[Array, Array] | None]:
+    Total = tuple[Float[Array, ""], Float[Array, "nao nao"]]
+    Points = tuple[Float[Array, "ncomponent npoint"], Float[Array, "ncomponent npoint"]]
 
     def add_block(
-        total: tuple[Float[Array, ""], Float[Array, "nao nao"]],
-        block: tuple[Float[Array, "4 npoint nao"], Float[Array, " npoint"]],
-    ) -> tuple[tuple[Float[Array, ""], Float[Array, "nao nao"]], None]:
-        energy, matrix = total
+        total: Total, block: tuple[Float[Array, "4 npoint nao"], Float[Array, " npoint"]]
+    ) -> tuple[Total, Points | None]:
         phi, weights = block
-        local = _density_and_half_gradient(functional, phi, density)
-        sigma = 4 * _dot(local, local)
-        value, by_rho, by_sigma = energy_density_and_potential(functional, local[0], sigma)
-        by_gradient = [4 * weights * by_sigma * g for g in local[1:]]
-        half = _half_potential(phi, weights * by_rho, by_gradient)
-        return (energy + jnp.sum(weights * value), matrix + half), None
 
-    zero = jnp.zeros((), density.dtype), jnp.zeros((nao, nao), density.dtype)
-    (energy, half_matrix), _ = jax.lax.scan(add_block, zero, orbitals)
-    return energy, half_matrix + half_matrix.T
+        def compute() -> tuple[Array, Array, Points | None]:
+            local = jnp.stack(_density_and_half_gradient(functional, phi, density))
+            energy, potential = _restricted_points(functional, local, weights)
+            half = _half_potential(phi, potential)
+            return energy, half, (local, potential) if keep_points else None
+
+        energy, half, points = _if_any_counts(weights, compute)
+        return (total[0] + energy, total[1] + half), points
+
+    zero = jnp.zeros((), density.dtype), jnp.zeros_like(density)
+    (energy, half_matrix), points = jax.lax.scan(add_block, zero, orbitals)
+    return energy, half_matrix + half_matrix.T, points
+
+
+def exchange_correlation_near(
+    functional: Functional,
+    orbitals: OrbitalsOnGrid,
+    weights: Float[Array, "nblock npoint"],
+    reference: QuadratureReference,
+    density: Float[Array, "nao nao"],
+) -> tuple[Float[Array, ""], Float[Array, "nao nao"]]:
+    """As `exchange_correlation`, with products of large matrices only for a change of density.
+
+    Their rounding is proportional to the change, so that orbitals in single precision give the
+    energy and matrix in the reference's. The functional itself is evaluated in the reference's
+    precision.
+
+    Parameters
+    ----------
+    functional
+        Which; its exact exchange is left out.
+    orbitals
+        Orbitals on the grid, in the precision that the change is to have.
+    weights
+        Of the points, in the reference's precision.
+    reference
+        Of a density nearby.
+    density
+        Symmetric closed-shell density matrix.
+    """
+    dtype, cheap = density.dtype, orbitals.values.dtype
+    change = (density - reference.density).astype(cheap)
+    Total = tuple[Float[Array, ""], Float[Array, "nao nao"]]
+
+    def add_block(total: Total, block: tuple[Array, Array, Array, Array]) -> tuple[Total, None]:
+        phi, of_block, old_local, old_potential = block
+
+        def compute() -> tuple[Array, Array]:
+            step = jnp.stack(_density_and_half_gradient(functional, phi, change))
+            local = old_local + step.astype(dtype)
+            energy, potential = _restricted_points(functional, local, of_block)
+            return energy, _half_potential(phi, (potential - old_potential).astype(cheap))
+
+        energy, half = _if_any_counts(of_block, compute)
+        return (total[0] + energy, total[1] + half), None
+
+    zero = jnp.zeros((), dtype), jnp.zeros_like(change)
+    blocks = orbitals.values, weights, reference.local, reference.potential
+    (energy, half_matrix), _ = jax.lax.scan(add_block, zero, blocks)
+    return energy, reference.matrix + (half_matrix + half_matrix.T).astype(dtype)
 
 
 def unrestricted_exchange_correlation(
@@ -159,8 +299,8 @@ def unrestricted_exchange_correlation(
         pairs = list(zip(a[1:], b[1:], strict=True))
         by_gradient_a = [weights * (4 * by_aa * x + 2 * by_ab * y) for x, y in pairs]
         by_gradient_b = [weights * (4 * by_bb * y + 2 * by_ab * x) for x, y in pairs]
-        half_a = _half_potential(phi, weights * by_a, by_gradient_a)
-        half_b = _half_potential(phi, weights * by_b, by_gradient_b)
+        half_a = _half_potential(phi, jnp.stack([0.5 * weights * by_a, *by_gradient_a]))
+        half_b = _half_potential(phi, jnp.stack([0.5 * weights * by_b, *by_gradient_b]))
         return (energy + jnp.sum(weights * value), matrix_a + half_a, matrix_b + half_b), None
 
     zero = jnp.zeros((nao, nao), density_a.dtype)

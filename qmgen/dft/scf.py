@@ -3,6 +3,8 @@
 Write the single case here; `qmgen.dft.label` maps it over a batch.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,12 +16,24 @@ from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
 from qmgen.dft.factorised import coulomb_exchange, exchange
 from qmgen.dft.functionals import Functional
-from qmgen.dft.quadrature import OrbitalsOnGrid, exchange_correlation
+from qmgen.dft.quadrature import (
+    OrbitalsOnGrid,
+    QuadratureReference,
+    exchange_correlation,
+    exchange_correlation_near,
+    exchange_correlation_reference,
+)
 from qmgen.dft.two_electron import two_electron_matrix
 from qmgen.units import EV_PER_HARTREE
 
 # QM1B judges convergence by the spread of this many last energies.
 _RECENT = 5
+# Orbital gradient, Hartree, down to which float32 serves as well as float64: its rounding leaves
+# 1e-4, and no molecule of the tests takes more cycles than in float64.
+SINGLE_PRECISION_GRADIENT = 1e-3
+# Largest change of a density matrix' elements that is built upon a reference; beyond, the
+# reference is renewed.
+_LARGEST_CHANGE = 0.1
 
 
 class Hamiltonian(NamedTuple):
@@ -43,7 +57,11 @@ class Hamiltonian(NamedTuple):
 
 
 class SCFResult(eqx.Module):
-    """Outcome of a self-consistent field, Hartree; energies are those of ``density``.
+    """Outcome of a self-consistent field, Hartree.
+
+    The Fock matrix is the one that DIIS extrapolates from all evaluated densities, and the density
+    is that of its orbitals: a step ahead of the last density that was evaluated, whose energy this
+    is. The energy's error is of second order in that density's, so that it doesn't need the step.
 
     Orbitals are ordered by energy; those of padded basis functions come last.
     """
@@ -65,6 +83,7 @@ class _State(NamedTuple):
     occupied: Float[Array, "nao nslot"]
     two_electron: Float[Array, "nao nao"]
     fock_input: Float[Array, "nao nao"]
+    extrapolated: Float[Array, "nao nao"]
     diis: DIISState
     energy: Float[Array, ""]
     energy_change: Float[Array, ""]
@@ -73,23 +92,51 @@ class _State(NamedTuple):
     evaluations: Int[Array, ""]
 
 
+class _Reference(NamedTuple):
+    """A density whose Fock matrix was built in float64, and what builds nearby need of it."""
+
+    density: Float[Array, "nao nao"]
+    two_electron: Float[Array, "nao nao"]
+    quadrature: QuadratureReference | None
+
+
+# Two-electron part of the density D = C diag(n) C^T, given C and n.
+_TwoElectron = Callable[[Float[Array, "nao norb"], Float[Array, " norb"]], Float[Array, "nao nao"]]
+# Fock matrix and energy of a density, given its two-electron part.
+_Build = Callable[
+    [Float[Array, "nao nao"], Float[Array, "nao nao"]],
+    tuple[Float[Array, "nao nao"], Float[Array, ""]],
+]
+
+
 def two_electron_part(
     functional: Functional,
     hamiltonian: Hamiltonian,
     orbitals: Float[Array, "nao norb"],
     occupation: Float[Array, " norb"],
 ) -> Float[Array, "nao nao"]:
-    """J - a K / 2 of a closed-shell density matrix D = C diag(n) C^T, Hartree."""
+    """J - a K / 2 of a closed-shell density matrix D = C diag(n) C^T, Hartree.
+
+    Computed in the Hamiltonian's precision and returned in the orbitals'.
+    """
+    dtype = hamiltonian.hcore.dtype
     if hamiltonian.factors is not None:
         result = coulomb_exchange(
-            hamiltonian.factors, orbitals, occupation, functional.exact_exchange
+            hamiltonian.factors,
+            orbitals.astype(dtype),
+            occupation.astype(dtype),
+            functional.exact_exchange,
         )
         if hamiltonian.factors_long_range is not None:
-            K = exchange(hamiltonian.factors_long_range, orbitals, occupation)
+            K = exchange(
+                hamiltonian.factors_long_range, orbitals.astype(dtype), occupation.astype(dtype)
+            )
             result -= 0.5 * functional.long_range_exchange * K
-        return result
-    assert hamiltonian.supermatrix is not None
-    return two_electron_matrix(hamiltonian.supermatrix, (orbitals * occupation) @ orbitals.T)
+    else:
+        assert hamiltonian.supermatrix is not None
+        density = (orbitals * occupation) @ orbitals.T
+        result = two_electron_matrix(hamiltonian.supermatrix, density.astype(dtype))
+    return result.astype(orbitals.dtype)
 
 
 def fock_and_energy(
@@ -100,16 +147,29 @@ def fock_and_energy(
 ) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
     """Fock (Kohn-Sham) matrix and total energy of a closed-shell density matrix, Hartree.
 
-    ``two_electron`` is that of `two_electron_part` for the same density.
+    ``two_electron`` is that of `two_electron_part` for the same density. The functional is
+    integrated in the Hamiltonian's precision.
     """
+    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
+    if hamiltonian.orbitals is not None:
+        xc_energy, xc_matrix = exchange_correlation(
+            functional, hamiltonian.orbitals, density.astype(hamiltonian.hcore.dtype)
+        )
+        fock += xc_matrix.astype(fock.dtype)
+        energy += xc_energy.astype(energy.dtype)
+    return fock, energy
+
+
+def _without_quadrature(
+    hamiltonian: Hamiltonian,
+    density: Float[Array, "nao nao"],
+    two_electron: Float[Array, "nao nao"],
+) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
+    """Fock matrix and energy without the semi-local part of the functional."""
     energy = hamiltonian.nuclear_repulsion + jnp.sum(
         density * (hamiltonian.hcore + 0.5 * two_electron)
     )
-    fock = hamiltonian.hcore + two_electron
-    if hamiltonian.orbitals is not None:
-        xc_energy, xc_matrix = exchange_correlation(functional, hamiltonian.orbitals, density)
-        fock, energy = fock + xc_matrix, energy + xc_energy
-    return fock, energy
+    return hamiltonian.hcore + two_electron, energy
 
 
 def symmetric_orthogonaliser(
@@ -165,9 +225,12 @@ def solve_scf(
 ) -> SCFResult:
     """Iterate Roothaan's equations with DIIS to self-consistency.
 
-    The cycles run in ``config.precision``; the last diagonalisation, Fock build and energy are
-    float64 in either case, as PySCF-IPU does on its host. An iteration is one Fock build after the
-    one of the guess.
+    Linear algebra is float64 always. Of the Fock builds ``config.precision`` has all in float64;
+    or, ``mixed``, in float32 until the orbital gradient reaches `SINGLE_PRECISION_GRADIENT`, then
+    one in float64, and from there on only the change of the density in float32, whose rounding is
+    proportional to that change (Almlöf, Faegri, Korsell 1982 build Fock matrices so to save
+    integrals); or, ``float32``, in float32 up to one in float64 at the end. An iteration is one
+    Fock build after the one of the guess.
 
     Parameters
     ----------
@@ -186,44 +249,38 @@ def solve_scf(
     level_shift, damping
         Shift of the virtual orbitals (Hartree), share of the previous Fock matrix.
     """
-    dtype = jnp.dtype(config.precision)
-    orthogonaliser64, _ = symmetric_orthogonaliser(overlap)
-    cycle_hamiltonian, S, X, first, occupation, shift, damp = (
-        hamiltonian.astype(dtype),
-        *(
-            a.astype(dtype)
-            for a in (overlap, orthogonaliser64, initial_orbitals, initial_occupation)
-        ),
-        level_shift.astype(dtype),
-        damping.astype(dtype),
-    )
+    orthogonaliser, _ = symmetric_orthogonaliser(overlap)
+    S, X = overlap, orthogonaliser
+    single = None if config.precision == "float64" else hamiltonian.astype(jnp.float32)
 
     def commutator(fock: Float[Array, "nao nao"], density: Float[Array, "nao nao"]) -> Array:
         """FDS - SDF between orthonormal orbitals; twice the orbital gradient, and DIIS' error."""
         fds = X @ fock @ density @ (S @ X)
         return fds - fds.T
 
-    def cycle(state: _State) -> _State:
-        fock, energy = fock_and_energy(
-            functional, cycle_hamiltonian, state.density, state.two_electron
-        )
+    def advance(
+        state: _State,
+        fock: Float[Array, "nao nao"],
+        energy: Float[Array, ""],
+        two_electron: _TwoElectron,
+    ) -> _State:
+        """Take in the Fock matrix and energy of the state's density, and make the next one."""
         error = commutator(fock, state.density)
-        gradient_norm = jnp.linalg.norm(error) / jnp.sqrt(2.0).astype(dtype)
+        gradient_norm = jnp.linalg.norm(error) / jnp.sqrt(2.0)
         # Damping takes over while the density is far from self-consistent, where DIIS' linear
         # model doesn't hold yet; the first Fock matrix has none to be mixed with.
-        damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damp, 0.0)
+        damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
         extrapolated, diis = diis_extrapolate(state.diis, fock_input, error, state.evaluations)
         virtual = S - 0.5 * S @ state.density @ S
-        _, C = diagonalise(extrapolated + shift * virtual, X, real_orbital)
+        _, C = diagonalise(extrapolated + level_shift * virtual, X, real_orbital)
         occupied = occupied_orbitals(C, noccupied, nslot)
         return _State(
             density=closed_shell_density(occupied),
             occupied=occupied,
-            two_electron=two_electron_part(
-                functional, cycle_hamiltonian, occupied, jnp.full(nslot, 2, dtype)
-            ),
+            two_electron=two_electron(occupied, jnp.full(nslot, 2.0)),
             fock_input=fock_input,
+            extrapolated=extrapolated,
             diis=diis,
             energy=energy,
             energy_change=energy - state.energy,
@@ -233,11 +290,11 @@ def solve_scf(
         )
 
     def below_thresholds(state: _State) -> Bool[Array, ""]:
-        # Rounding of the energy's sums: nothing in float64, up to 1e-3 Ha in float32.
-        noise = 8 * jnp.finfo(dtype).eps * jnp.abs(state.energy)
-        return (jnp.abs(state.energy_change) < config.energy_tolerance + noise) & (
-            state.gradient_norm < config.gradient_tolerance
-        )
+        # Rounding of a float32 energy's sums, up to 1e-3 Ha.
+        eps = jnp.finfo(jnp.float32).eps if config.precision == "float32" else 0.0
+        return (
+            jnp.abs(state.energy_change) < config.energy_tolerance + 8 * eps * jnp.abs(state.energy)
+        ) & (state.gradient_norm < config.gradient_tolerance)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         # The guess is evaluated first and is no cycle.
@@ -246,68 +303,162 @@ def solve_scf(
             more &= ~below_thresholds(state) & ~jnp.isnan(state.energy)
         return more
 
-    infinite = jnp.asarray(jnp.inf, dtype)
-    density = (first * occupation) @ first.T
-    zeros = jnp.zeros_like(density)
-    final = jax.lax.while_loop(
-        unfinished,
-        cycle,
-        _State(
-            density=density,
-            occupied=zeros[:, :nslot],
-            two_electron=two_electron_part(functional, cycle_hamiltonian, first, occupation),
-            fock_input=zeros,
-            diis=diis_start(config.diis_space, zeros),
-            energy=jnp.zeros((), dtype),
-            energy_change=infinite,
-            gradient_norm=infinite,
-            recent_energies=jnp.full((_RECENT,), jnp.nan, dtype),
-            evaluations=jnp.asarray(0, jnp.int32),
-        ),
+    def cycles(
+        state: _State,
+        more: Callable[[_State], Bool[Array, ""]],
+        two_electron: _TwoElectron,
+        build: _Build,
+    ) -> _State:
+        def cycle(state: _State) -> _State:
+            return advance(state, *build(state.density, state.two_electron), two_electron)
+
+        return jax.lax.while_loop(more, cycle, state)
+
+    zeros = jnp.zeros_like(overlap)
+    infinite = jnp.asarray(jnp.inf)
+    start_two_electron = partial(two_electron_part, functional, single or hamiltonian)
+    state = _State(
+        density=(initial_orbitals * initial_occupation) @ initial_orbitals.T,
+        occupied=zeros[:, :nslot],
+        two_electron=start_two_electron(initial_orbitals, initial_occupation),
+        fock_input=zeros,
+        extrapolated=zeros,
+        diis=diis_start(config.diis_space, zeros),
+        energy=jnp.zeros(()),
+        energy_change=infinite,
+        gradient_norm=infinite,
+        recent_energies=jnp.full((_RECENT,), jnp.nan),
+        evaluations=jnp.asarray(0, jnp.int32),
     )
-
-    def assemble(density: Array, two_electron: Array) -> tuple[Array, Array, Array, Array]:
-        fock, energy = fock_and_energy(functional, hamiltonian, density, two_electron)
-        return fock, energy, *diagonalise(fock, orthogonaliser64, real_orbital)
-
-    if dtype == jnp.float64:
-        density64 = final.density
-        fock64, energy64, mo_energy, _ = assemble(density64, final.two_electron)
-    else:
-        # The float32 density is idempotent to 1e-6 only, an error of first order in the energy;
-        # one diagonalisation in float64 removes it.
-        def refine(_: Int[Array, ""], carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            occupied = carry[-1]
-            density = closed_shell_density(occupied)
-            two_electron = two_electron_part(
-                functional, hamiltonian, occupied, jnp.full(nslot, 2, jnp.float64)
-            )
-            fock, energy, mo_energy, C = assemble(density, two_electron)
-            return fock, energy, mo_energy, density, occupied_orbitals(C, noccupied, nslot)
-
-        start = (
-            jnp.zeros_like(overlap),
-            jnp.zeros(()),
-            jnp.zeros(S.shape[0]),
-            jnp.zeros_like(overlap),
-            final.occupied.astype(jnp.float64),
+    if single is None:
+        final = cycles(
+            state, unfinished, start_two_electron, partial(fock_and_energy, functional, hamiltonian)
         )
-        fock64, energy64, mo_energy, density64, _ = jax.lax.fori_loop(0, 2, refine, start)
+    else:
+        final = _cycles_with_single_precision(
+            config, functional, hamiltonian, single, state, unfinished, advance, cycles
+        )
+    # A level shift is no part of the result.
+    mo_energy, C = diagonalise(final.extrapolated, X, real_orbital)
 
     # Runs shorter than the window judge by the energies there are.
-    std_ev = jnp.nanstd(final.recent_energies.astype(jnp.float64)) * EV_PER_HARTREE
+    std_ev = jnp.nanstd(final.recent_energies) * EV_PER_HARTREE
     if config.criterion == "energy_change":
         converged = below_thresholds(final)
     else:
         gap = mo_energy[noccupied] - mo_energy[noccupied - 1]
         converged = (std_ev < config.energy_std_tol_ev) & (gap != 0)
     return SCFResult(
-        energy=energy64,
+        energy=final.energy,
         mo_energy=mo_energy,
-        density=density64,
-        fock=fock64,
-        converged=converged & jnp.isfinite(energy64),
+        density=closed_shell_density(occupied_orbitals(C, noccupied, nslot)),
+        fock=final.extrapolated,
+        converged=converged & jnp.isfinite(final.energy),
         iterations=final.evaluations - 1,
-        energy_change=final.energy_change.astype(jnp.float64),
+        energy_change=final.energy_change,
         std_ev=std_ev,
     )
+
+
+def _cycles_with_single_precision(
+    config: DFTConfig,
+    functional: Functional,
+    hamiltonian: Hamiltonian,
+    single: Hamiltonian,
+    state: _State,
+    unfinished: Callable[[_State], Bool[Array, ""]],
+    advance: Callable[[_State, Array, Array, _TwoElectron], _State],
+    cycles: Callable[[_State, Callable[[_State], Array], _TwoElectron, _Build], _State],
+) -> _State:
+    """Cycles of `solve_scf` with Fock builds in float32, all but one.
+
+    ``hamiltonian`` and ``single`` are the same in the two precisions.
+    """
+
+    def coarse(state: _State) -> Bool[Array, ""]:
+        # One cycle is left for float64.
+        more = unfinished(state) & (state.evaluations < config.max_cycle)
+        if config.precision == "mixed":
+            more &= state.gradient_norm > SINGLE_PRECISION_GRADIENT
+        return more
+
+    state = cycles(
+        state,
+        coarse,
+        partial(two_electron_part, functional, single),
+        partial(fock_and_energy, functional, single),
+    )
+
+    def rebuild(state: _State) -> _State:
+        reference, fock, energy = _build_reference(functional, hamiltonian, state)
+        two_electron = partial(_two_electron_near, functional, hamiltonian, single, reference)
+        state = advance(state, fock, energy, two_electron)
+        if config.precision == "float32":
+            return state
+
+        def near(state: _State) -> Bool[Array, ""]:
+            change = jnp.max(jnp.abs(state.density - reference.density))
+            return unfinished(state) & (change < _LARGEST_CHANGE)
+
+        return cycles(
+            state,
+            near,
+            two_electron,
+            partial(_fock_and_energy_near, functional, hamiltonian, single, reference),
+        )
+
+    if config.precision == "float32":
+        return rebuild(state)
+    return jax.lax.while_loop(unfinished, rebuild, state)
+
+
+def _build_reference(
+    functional: Functional, hamiltonian: Hamiltonian, state: _State
+) -> tuple[_Reference, Float[Array, "nao nao"], Float[Array, ""]]:
+    density = state.density
+    two_electron = two_electron_part(
+        functional, hamiltonian, state.occupied, jnp.full(state.occupied.shape[1], 2.0)
+    )
+    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
+    if hamiltonian.orbitals is None:
+        return _Reference(density, two_electron, None), fock, energy
+    xc_energy, xc_matrix, quadrature = exchange_correlation_reference(
+        functional, hamiltonian.orbitals, density
+    )
+    return _Reference(density, two_electron, quadrature), fock + xc_matrix, energy + xc_energy
+
+
+def _two_electron_near(
+    functional: Functional,
+    hamiltonian: Hamiltonian,
+    single: Hamiltonian,
+    reference: _Reference,
+    orbitals: Float[Array, "nao norb"],
+    occupation: Float[Array, " norb"],
+) -> Float[Array, "nao nao"]:
+    """Two-electron part of a density near the reference's."""
+    if single.supermatrix is None:
+        # Of a change of density there are twice as many orbitals, and nothing is gained.
+        return two_electron_part(functional, hamiltonian, orbitals, occupation)
+    change = (orbitals * occupation) @ orbitals.T - reference.density
+    step = two_electron_matrix(single.supermatrix, change.astype(jnp.float32))
+    return reference.two_electron + step.astype(jnp.float64)
+
+
+def _fock_and_energy_near(
+    functional: Functional,
+    hamiltonian: Hamiltonian,
+    single: Hamiltonian,
+    reference: _Reference,
+    density: Float[Array, "nao nao"],
+    two_electron: Float[Array, "nao nao"],
+) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
+    """As `fock_and_energy`, of a density near the reference's."""
+    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
+    if reference.quadrature is None:
+        return fock, energy
+    assert hamiltonian.orbitals is not None and single.orbitals is not None
+    xc_energy, xc_matrix = exchange_correlation_near(
+        functional, single.orbitals, hamiltonian.orbitals.weights, reference.quadrature, density
+    )
+    return fock + xc_matrix, energy + xc_energy

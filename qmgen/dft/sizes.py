@@ -21,9 +21,9 @@ from qmgen.errors import UnsupportedMoleculeError
 
 # Largest memory that one conformer's integrals and orbitals on the grid may take, bytes.
 MAX_BYTES_PER_CONFORMER = 8 * 2**30
-# Points a block of the grid: orbitals and gradients of 60 orbitals on it fill about 2 MB, a
-# core's second-level cache.
-GRID_BLOCK = 1024
+# Points a block of the grid: orbitals and gradients of 60 orbitals on it fill 1 MB, a core's
+# second-level cache.
+GRID_BLOCK = 512
 # Numbers of orbitals are padded to a multiple of this.
 ORBITAL_STEP = 8
 # Most orbitals whose distinct integrals are held; beyond, Cholesky vectors are. Labels of B3LYP on
@@ -45,7 +45,6 @@ class ProgramShape:
     """
 
     natoms: int
-    nshell: int
     nprim: int
     max_l: int
     nao: int
@@ -71,12 +70,10 @@ def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
     points = grid_size(basis.atomic_numbers, config.grid_level) if uses_grid else 0
     return ProgramShape(
         natoms=round_up(len(basis.atomic_numbers), 4),
-        # One more, so that there is an empty shell for padded orbitals to point at.
-        nshell=round_up(len(basis.shell_l) + 1, 8),
         nprim=basis.exponents.shape[1],
         max_l=basis.max_l,
         nao=round_up(basis.nao, ORBITAL_STEP),
-        npoints=round_up(points, 2 * GRID_BLOCK),
+        npoints=round_up(points, 4 * GRID_BLOCK),
         nfactors=_factor_number(basis, config),
         long_range=bool(get_functional(config.functional).long_range_exchange),
     )

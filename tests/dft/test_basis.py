@@ -20,7 +20,7 @@ def test_orbitals_and_gradients_equal_pyscf(basis_name: str) -> None:
     basis = build_basis(z, basis_name)
     mol = pyscf_molecule(z, positions[0], basis_name)
     points = np.random.default_rng(1).normal(scale=4, size=(300, 3))
-    table = orbital_table(basis, len(basis.shell_l) + 1, basis.nao + 3)
+    table = orbital_table(basis, basis.nao + 3)
     values = evaluate_orbitals(table, jnp.asarray(positions[0]), jnp.asarray(points))
     reference = mol.eval_gto("GTOval_sph_deriv1", points)
     # Rounding of sums of up to 30 primitives whose values reach 50.

@@ -65,7 +65,7 @@ def example(basis_name: str, cartesian: tuple[int, ...]) -> tuple[Basis, np.ndar
 def test_orbitals_equal_pyscf_degree_by_degree(basis_name: str, cartesian: tuple[int, ...]) -> None:
     basis, positions, mol = example(basis_name, cartesian)
     points = np.random.default_rng(1).normal(scale=2, size=(200, 3))
-    table = orbital_table(basis, len(basis.shell_l) + 1, basis.nao + 3)
+    table = orbital_table(basis, basis.nao + 3)
     values = np.asarray(evaluate_orbitals(table, jnp.asarray(positions[0]), jnp.asarray(points)))
     assert not np.any(values[:, :, basis.nao :]), "padded orbitals must vanish"
     degree_of_orbital = basis.shell_l[basis.orbital_shell]
