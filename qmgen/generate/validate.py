@@ -181,15 +181,14 @@ def _difference(
         return None
     orbital_energies: Float[np.ndarray, "*spins nao"] = np.asarray(calculation.mo_energy)
     occupied = np.asarray(calculation.mo_occ) > 0
-    of_spins = [row["orbital_energies"]]
-    if occupied.ndim == 2:
-        of_spins.append(row["orbital_energies_beta"])
     homo = orbital_energies[occupied].max()
     _, charges = calculation.mulliken_pop(verbose=0)
     result = {
         "energy": abs(row["energy"] - energy),
         "homo": abs(row["homo"] - homo),
-        "orbital_energies": np.abs(np.stack(of_spins) - orbital_energies).max(),
+        "orbital_energies": np.abs(
+            row["orbital_energies"] - np.atleast_2d(orbital_energies)[0]
+        ).max(),
         "dipole": np.abs(
             row["dipole"] * DEBYE_PER_ATOMIC_UNIT - calculation.dip_moment(verbose=0)
         ).max(),
@@ -232,6 +231,7 @@ def _optional_references(
         if row["spin"]:
             yield "fock_matrix_beta", pack_symmetric(focks[1])
     if row["spin"]:
+        yield "orbital_energies_beta", calculation.mo_energy[1]
         yield "spin_square", calculation.spin_square()[0]
         a, b = calculation.make_rdm1()
         yield "mulliken_spins", _mulliken_spins(mol, a - b)
@@ -289,7 +289,7 @@ def _summarise(
         ("nuclear_repulsion", "mHa", mha, bounds.energy),
         *(
             (name, unit, factor, bounds.orbital_energy * (2 if name == "gap" else 1))
-            for name in ("homo", "lumo", "gap", "orbital_energies")
+            for name in ("homo", "lumo", "gap", "orbital_energies", "orbital_energies_beta")
             for unit, factor in (("mHa", mha), ("meV", 1e3 * EV_PER_HARTREE))
         ),
         ("dipole", "Debye", 1.0, bounds.dipole_debye),

@@ -27,10 +27,10 @@ from tests.dft.systems import embed, pyscf_solution
 # orientation of their density is of no consequence for the energy, and PySCF does not settle it.
 OPEN_SHELLS = [
     ("[CH3]", 1, "b3lyp", "6-31g*"),
-    ("[CH3]", 1, "svwn", "sto-3g"),
-    ("[O]N=O", 1, "pbe0", "sto-3g"),
+    pytest.param("[CH3]", 1, "svwn", "sto-3g", marks=pytest.mark.slow),
+    pytest.param("[O]N=O", 1, "pbe0", "sto-3g", marks=pytest.mark.slow),
     ("[O][O]", 2, "b3lyp5", "sto-3g"),
-    ("[CH2]", 2, "pbe", "def2-svp"),
+    pytest.param("[CH2]", 2, "pbe", "def2-svp", marks=pytest.mark.slow),
     ("C=C[CH2]", 1, "hf", "sto-3g"),
     ("[NH3+]", 1, "blyp", "6-31g*"),
     ("[CH3]", 1, "wb97x", "6-31g*"),
