@@ -26,7 +26,7 @@ class UnknownFunctionalError(ConfigError):
 
 
 class UnsupportedMoleculeError(InputError):
-    """The engine can't label this molecule (open shell, effective core potential, size)."""
+    """The engine can't label this molecule (impossible spin, effective core potential, size)."""
 
 
 class MissingElementError(UnsupportedMoleculeError):

@@ -86,7 +86,9 @@ class StoreMetadata(_Frozen):
     counts: Counts = Described(description="how much the store holds")
     split: Split = Described(description="how molecules were split")
     optional_labels: tuple[str, ...] = Described(
-        (), description="arrays of the conformers that only runs which ask for them store"
+        (),
+        description="arrays of the conformers that only runs store which ask for them or have "
+        "open shells",
     )
     notes: tuple[str, ...] = Described(
         (), description="what a user of the labels should know, one sentence or two each"
@@ -141,6 +143,11 @@ class Record(_Frozen):
     dispersion_forces: Annotated[list[Vector] | None, _described("dispersion_forces")] = None
     density_matrix: Annotated[list[Label] | None, _described("density_matrix")] = None
     fock_matrix: Annotated[list[Label] | None, _described("fock_matrix")] = None
+    orbital_energies_beta: Annotated[list[Label] | None, _described("orbital_energies_beta")] = None
+    spin_square: Annotated[Label, _described("spin_square")] = None
+    mulliken_spins: Annotated[list[Label] | None, _described("mulliken_spins")] = None
+    spin_density_matrix: Annotated[list[Label] | None, _described("spin_density_matrix")] = None
+    fock_matrix_beta: Annotated[list[Label] | None, _described("fock_matrix_beta")] = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":

@@ -21,8 +21,8 @@ Ragged arrays are flat: the part of row ``i`` is ``flat[offset[i]:offset[i + 1]]
 ``nat`` is cut by its group's ``atom_offset``, ``nmo`` by ``orbital_offset``, ``npair`` by
 ``pair_offset``.
 
-Some arrays are stored only by runs that ask for them; a store's metadata list which
-(``optional_labels``). Versions of the layout:
+Some arrays are stored only by runs that ask for them or have open shells; a store's metadata list
+which (``optional_labels``). Versions of the layout:
 
 1. as first released;
 2. adds ``quadrupole``, and the arrays of `OPTIONAL`.
@@ -110,7 +110,9 @@ CONFORMER = _table(
     Field("index", (), "int32", "1", "conformer's number as generated; failures leave gaps"),
     Field("energy", (), "float64", "Hartree", "total electronic and nuclear energy", "energy"),
     Field("nuclear_repulsion", (), "float64", "Hartree", "repulsion energy of the nuclei"),
-    Field("homo", (), "float64", "Hartree", "highest occupied orbital's energy", "homo"),
+    Field(
+        "homo", (), "float64", "Hartree", "highest occupied orbital's energy, of both spins", "homo"
+    ),
     Field("lumo", (), "float64", "Hartree", "lowest empty orbital's energy; NaN if none", "lumo"),
     Field("gap", (), "float64", "Hartree", "lumo - homo; NaN if no orbital is empty", "y"),
     Field("std", (), "float64", "eV", "standard deviation of the last five SCF energies", "std"),
@@ -130,7 +132,13 @@ CONFORMER = _table(
     ),
     Field("pos", ("nat", 3), "float64", "Bohr", "positions of the nuclei", "pos"),
     Field("mulliken_charges", ("nat",), "float64", "e", "Mulliken charges of the atoms"),
-    Field("orbital_energies", ("nmo",), "float64", "Hartree", "all orbital energies, ascending"),
+    Field(
+        "orbital_energies",
+        ("nmo",),
+        "float64",
+        "Hartree",
+        "all orbital energies, ascending; of spin a",
+    ),
 )
 
 _MATRIX = (
@@ -179,11 +187,45 @@ OPTIONAL = _table(
         ("npair",),
         "float64",
         "Hartree",
-        f"Fock (Kohn-Sham) matrix of the final density{_MATRIX}",
+        f"Fock (Kohn-Sham) matrix of the final density, of spin a{_MATRIX}",
+        since=2,
+    ),
+    Field(
+        "orbital_energies_beta",
+        ("nmo",),
+        "float64",
+        "Hartree",
+        "all orbital energies of spin b, ascending; orbital_energies are those of spin a",
+        since=2,
+    ),
+    Field("spin_square", (), "float64", "1", "<S^2>; 0 for closed shells", since=2),
+    Field(
+        "mulliken_spins",
+        ("nat",),
+        "float64",
+        "1",
+        "unpaired electrons of the atoms by Mulliken's analysis, spin a minus spin b",
+        since=2,
+    ),
+    Field(
+        "spin_density_matrix",
+        ("npair",),
+        "float64",
+        "1",
+        f"density matrix of spin a minus that of spin b{_MATRIX}",
+        since=2,
+    ),
+    Field(
+        "fock_matrix_beta",
+        ("npair",),
+        "float64",
+        "Hartree",
+        f"Fock (Kohn-Sham) matrix of spin b{_MATRIX}",
         since=2,
     ),
 )
-"""Arrays of the conformers that are stored only when a run asks for them."""
+"""Arrays of the conformers that are stored only by runs that ask for them, or, those of the two
+spins, that have open shells."""
 
 FAILURE = _table(
     Field("line", (), "int64", "1", "line or record number in the input file, from 1"),
@@ -212,7 +254,7 @@ _PAIR_OFFSET = Field(
     (),
     "int64",
     "1",
-    "density_matrix and fock_matrix: row i has [i] to [i + 1]",
+    "matrices over orbitals: row i has [i] to [i + 1]",
     since=2,
 )
 

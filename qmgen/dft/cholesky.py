@@ -106,7 +106,10 @@ def _dense_pivoted_cholesky(
 
 
 def cholesky_factors(
-    basis: Basis, positions: Float[np.ndarray, "nat 3"], threshold: float = CHOLESKY_THRESHOLD
+    basis: Basis,
+    positions: Float[np.ndarray, "nat 3"],
+    threshold: float = CHOLESKY_THRESHOLD,
+    omega: float = 0.0,
 ) -> Float[np.ndarray, "naux npair"]:
     """Factors B of (ij|kl) = sum_P B[P, ij] B[P, kl] over the orbitals of one conformer.
 
@@ -121,6 +124,8 @@ def cholesky_factors(
         Of the conformer, Bohr.
     threshold
         Largest error of an integral over libcint's orbitals, Hartree.
+    omega
+        With ω > 0, 1 / Bohr, of the integrals of erf(ω r)/r instead of 1/r.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def cholesky_factors(
     """
     atm, bas, kind = basis.libcint_atm, basis.libcint_bas, libcint_kind(basis)
     intor = f"int2e_{kind}"
-    env = environment(basis, positions)
+    env = environment(basis, positions, omega)
     integrals = partial(
         gto.moleintor.getints4c,
         intor,

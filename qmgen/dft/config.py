@@ -9,7 +9,7 @@ from qmgen.dft.functionals import canonical_functional, get_functional
 
 
 class DFTConfig(BaseModel):
-    """Level of theory and convergence of one restricted SCF calculation.
+    """Level of theory and convergence of one SCF calculation.
 
     Two configurations that compare equal give the same labels; the configuration is saved with
     the data.
@@ -20,8 +20,8 @@ class DFTConfig(BaseModel):
     functional: str = Field(
         "b3lyp",
         description="Exchange-correlation functional: hf, svwn, blyp, pbe, revpbe (Zhang-Yang), "
-        "pbe0, b3lyp (VWN-RPA, as PySCF >= 2.3), b3lyp5 (VWN5, as QM1B) or b3lypg (VWN3, as "
-        "Gaussian).",
+        "pbe0, b3lyp (VWN-RPA, as PySCF >= 2.3), b3lyp5 (VWN5, as QM1B), b3lypg (VWN3, as "
+        "Gaussian) or wb97x (range-separated).",
     )
     basis: str = Field(
         "sto-3g",
@@ -53,7 +53,7 @@ class DFTConfig(BaseModel):
         description="Precision of the Fock builds. mixed has float32 where its rounding does not "
         "reach the result, which is that of float64 within 1e-8 Hartree. float32 has one build "
         "in float64, at the end of cycles to a looser convergence, and labels within 1e-4 "
-        "Hartree.",
+        "Hartree. Open shells are float64 in any case.",
     )
     criterion: Literal["energy_change", "energy_std"] = Field(
         "energy_change",
@@ -86,13 +86,7 @@ class DFTConfig(BaseModel):
     @field_validator("functional")
     @classmethod
     def _known_functional(cls, value: str) -> str:
-        name = canonical_functional(value)
-        if get_functional(name).long_range_exchange:
-            raise ValueError(
-                f"{name} is a range-separated hybrid, whose exchange the SCF does not have yet: "
-                "choose another functional"
-            )
-        return name
+        return canonical_functional(value)
 
     @field_validator("basis")
     @classmethod
@@ -110,6 +104,16 @@ class DFTConfig(BaseModel):
             raise ValueError(
                 "auxiliary_basis is only used with two_electron: density_fitting; set that, or "
                 "leave auxiliary_basis out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _long_range_exchange_is_exact(self) -> "DFTConfig":
+        functional = get_functional(self.functional)
+        if functional.long_range_exchange and self.two_electron == "density_fitting":
+            raise ValueError(
+                f"{self.functional} is a range-separated hybrid, whose long-range exchange is not "
+                "fitted: choose two_electron: exact or another functional"
             )
         return self
 

@@ -7,14 +7,17 @@ from jaxtyping import Array, Float, Int
 
 
 class DIISState(NamedTuple):
-    """Fock matrices and error matrices of recent cycles, and the errors' inner products."""
+    """Fock matrices and error matrices of recent cycles, and the errors' inner products.
 
-    focks: Float[Array, "space nao nao"]
-    errors: Float[Array, "space nao nao"]
+    Those of two spins stand below each other, so ``nrow`` is ``nao`` or twice that.
+    """
+
+    focks: Float[Array, "space nrow nao"]
+    errors: Float[Array, "space nrow nao"]
     products: Float[Array, "space space"]
 
 
-def diis_start(space: int, fock: Float[Array, "nao nao"]) -> DIISState:
+def diis_start(space: int, fock: Float[Array, "nrow nao"]) -> DIISState:
     """Empty history for matrices like ``fock``."""
     empty = jnp.zeros((space, *fock.shape), fock.dtype)
     return DIISState(empty, empty, jnp.zeros((space, space), jnp.float64))
@@ -22,10 +25,10 @@ def diis_start(space: int, fock: Float[Array, "nao nao"]) -> DIISState:
 
 def diis_extrapolate(
     state: DIISState,
-    fock: Float[Array, "nao nao"],
-    error: Float[Array, "nao nao"],
+    fock: Float[Array, "nrow nao"],
+    error: Float[Array, "nrow nao"],
     cycle: Int[Array, ""],
-) -> tuple[Float[Array, "nao nao"], DIISState]:
+) -> tuple[Float[Array, "nrow nao"], DIISState]:
     """Fock matrix with the least error in the span of the history (Pulay 1980, 1982).
 
     Parameters

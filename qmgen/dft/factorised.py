@@ -141,6 +141,42 @@ def coulomb_exchange(
     return J[_pair_index(nao)] - 0.5 * exact_exchange * K
 
 
+def spin_coulomb_exchange(
+    factors: Float[Array, "naux npair"],
+    orbitals: Float[Array, "2 nao norb"],
+    occupation: Float[Array, "2 norb"],
+    exact_exchange: float,
+) -> Float[Array, "2 nao nao"]:
+    """J - a K of the two spins' D = C diag(n) C^T, Hartree; J is that of both, K of each one.
+
+    Parameters
+    ----------
+    factors
+        As in `exchange`.
+    orbitals, occupation
+        As in `exchange`, of each spin.
+    exact_exchange
+        Share a of exact exchange; with 0 only J is built.
+    """
+    density = jnp.einsum("sip,sp,sjp->ij", orbitals, occupation, orbitals)
+    if not exact_exchange:
+        J = coulomb(factors, density)
+        return jnp.stack([J, J])
+    packed = _packed(density)
+    zero = jnp.zeros(packed.shape, density.dtype), jnp.zeros((2, *density.shape), density.dtype)
+
+    def add_block(
+        total: tuple[Float[Array, " npair"], Float[Array, "2 nao nao"]],
+        block: Float[Array, "nblock npair"],
+    ) -> tuple[tuple[Float[Array, " npair"], Float[Array, "2 nao nao"]], None]:
+        J, K = total
+        of_spins = [_exchange_of_block(block, orbitals[s], occupation[s]) for s in (0, 1)]
+        return (J + (block @ packed) @ block, K + jnp.stack(of_spins)), None
+
+    (J, K), _ = jax.lax.scan(add_block, zero, _blocks(factors))
+    return J[_pair_index(density.shape[0])] - exact_exchange * K
+
+
 def _exchange_of_block(
     block: Float[Array, "nblock npair"],
     orbitals: Float[Array, "nao norb"],

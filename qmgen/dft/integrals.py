@@ -30,7 +30,8 @@ class Integrals(eqx.Module):
     ``eri`` holds each distinct two-electron integral (ij|kl) once: with pairs
     p = i (i + 1) / 2 + j for i >= j, it is the lower triangle over pairs, p (p + 1) / 2 + q.
     ``factors`` may stand in its place: (ij|kl) = sum_P B[P, p] B[P, q], as in
-    `qmgen.dft.factorised`. An engine gives one of the two.
+    `qmgen.dft.factorised`. An engine gives one of the two, and for range-separated functionals the
+    same again with erf(ω r)/r in place of 1/r.
     """
 
     overlap: Float[Array | np.ndarray, "nconf nao nao"]
@@ -40,6 +41,8 @@ class Integrals(eqx.Module):
     second_moment: Float[Array | np.ndarray, "nconf 3 3 nao nao"]
     eri: Float[Array | np.ndarray, "nconf neri"] | None = None
     factors: Float[Array | np.ndarray, "nconf naux npair"] | None = None
+    eri_long_range: Float[Array | np.ndarray, "nconf neri"] | None = None
+    factors_long_range: Float[Array | np.ndarray, "nconf naux_long_range npair"] | None = None
 
 
 IntegralEngine = Callable[[Basis, Positions], Integrals]
@@ -55,15 +58,33 @@ def libcint_integrals(basis: Basis, positions: Positions) -> Integrals:
     positions
         Of its conformers, Bohr. The moments' origin is the coordinates' origin.
     """
+    eri = two_electron_integrals(basis, positions)
+    return replace(libcint_one_electron_integrals(basis, positions), eri=eri)
+
+
+def two_electron_integrals(
+    basis: Basis, positions: Positions, omega: float = 0.0
+) -> Float[np.ndarray, "nconf neri"]:
+    """Distinct integrals of each conformer, of 1/r or, with ω > 0, of erf(ω r)/r.
+
+    Parameters
+    ----------
+    basis
+        Basis of the molecule.
+    positions
+        Of its conformers, Bohr.
+    omega
+        Range separation ω, 1 / Bohr.
+    """
     intor = f"int2e_{libcint_kind(basis)}"
     eri = []
     for conformer in positions:
-        env = environment(basis, conformer)
+        env = environment(basis, conformer, omega)
         distinct = gto.moleintor.getints(
             intor, basis.libcint_atm, basis.libcint_bas, env, aosym="s8"
         )
         eri.append(eri_to_orbitals(basis, distinct) if mixes_kinds(basis) else distinct)
-    return replace(libcint_one_electron_integrals(basis, positions), eri=np.stack(eri))
+    return np.stack(eri)
 
 
 def libcint_one_electron_integrals(basis: Basis, positions: Positions) -> Integrals:
@@ -117,9 +138,15 @@ def libcint_cross_overlap(
     return cartesian_to_orbitals(bra).T @ S @ cartesian_to_orbitals(ket)
 
 
-def environment(basis: Basis, positions: Float[np.ndarray, "nat 3"]) -> Float[np.ndarray, " nenv"]:
-    """Table of numbers for libcint, with the atoms put at their positions, Bohr."""
+def environment(
+    basis: Basis, positions: Float[np.ndarray, "nat 3"], omega: float = 0.0
+) -> Float[np.ndarray, " nenv"]:
+    """Table of numbers for libcint, with the atoms put at their positions, Bohr.
+
+    With ω > 0, two-electron integrals are of erf(ω r)/r instead of 1/r.
+    """
     env = basis.libcint_env.copy()
+    env[gto.PTR_RANGE_OMEGA] = omega
     for pointer, xyz in zip(basis.libcint_atm[:, gto.PTR_COORD], positions, strict=True):
         env[pointer : pointer + 3] = xyz
     return env

@@ -21,18 +21,20 @@ def pyscf_calculation(
     positions: Float[np.ndarray, "nat 3"],
     config: DFTConfig,
     charge: int = 0,
+    spin: int = 0,
 ) -> scf.hf.SCF:
-    """PySCF's restricted calculation with the options of a configuration, not yet run.
+    """PySCF's calculation with the options of a configuration, not yet run.
 
-    Integrals are exact or fitted as the configuration says, never Cholesky vectors; the grid, guess
-    and energy threshold are the same. Cycles are PySCF's own default. PySCF's bases are Cartesian
-    or pure as a whole. Where the configuration mixes both, PySCF works in the Cartesian basis and
-    its orbitals are held to what the mixed one spans.
+    Closed shells are restricted, open ones unrestricted. Integrals are exact or fitted as the
+    configuration says, never Cholesky vectors; the grid, guess and energy threshold are the same.
+    Cycles are PySCF's own default. PySCF's bases are Cartesian or pure as a whole. Where the
+    configuration mixes both, PySCF works in the Cartesian basis and its orbitals are held to what
+    the mixed one spans.
 
     Parameters
     ----------
-    atomic_numbers, positions, charge
-        Of the molecule; Bohr and elementary charges.
+    atomic_numbers, positions, charge, spin
+        Of the molecule; Bohr, elementary charges and 2S.
     config
         Level of theory.
     """
@@ -44,14 +46,16 @@ def pyscf_calculation(
         basis=_pyscf_basis(atomic_numbers, config.basis),
         cart=libcint_kind(basis) == "cart",
         charge=charge,
+        spin=spin,
         verbose=0,
     )
     functional = get_functional(config.functional)
     if functional.terms:
-        calculation = dft.RKS(mol, xc=functional.pyscf_name)
+        calculation = (dft.UKS if spin else dft.RKS)(mol, xc=functional.pyscf_name)
         calculation.grids.level = config.grid_level
     else:
-        calculation = scf.RHF(mol)
+        # By its class: of one electron, scf.UHF would make virtual orbitals without repulsion.
+        calculation = scf.uhf.UHF(mol) if spin else scf.RHF(mol)
     if config.two_electron == "density_fitting":
         shells = auxiliary_shells(atomic_numbers, config.basis, config.auxiliary_basis)
         auxiliary = {ELEMENTS[z]: of_element for z, of_element in shells.items()}
@@ -77,7 +81,8 @@ def _hold_to_span(calculation: scf.hf.SCF, T: Float[np.ndarray, "ncart nao"]) ->
     X = T @ np.asarray(scipy.linalg.inv(scipy.linalg.sqrtm(T.T @ S @ T)).real)
 
     def eig(h: np.ndarray, s: np.ndarray, *_: Any, **__: Any) -> tuple[np.ndarray, np.ndarray]:
-        energies, C = scipy.linalg.eigh(X.T @ h @ X)
+        # Of two spins there are two matrices.
+        energies, C = np.linalg.eigh(X.T @ h @ X)
         return energies, X @ C
 
     calculation.eig = eig

@@ -1,26 +1,28 @@
 """The engine's public entry: labels for conformers of a molecule, from arrays to arrays."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from qmgen.dft.basis import Basis, build_basis
+from qmgen.dft.basis import build_basis
 from qmgen.dft.basis_file import basis_title
 from qmgen.dft.config import DFTConfig
-from qmgen.dft.factorised import density_orbitals
+from qmgen.dft.conformer_labels import ConformerLabels, RawLabels, RawSpin, unpad
 from qmgen.dft.functionals import get_functional
-from qmgen.dft.grid import GridTable, grid_table
-from qmgen.dft.guess import minao_density
 from qmgen.dft.integrals import IntegralEngine
-from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
+from qmgen.dft.program_arrays import (
+    ConformerArrays,
+    MoleculeTables,
+    conformer_arrays,
+    molecule_tables,
+)
 from qmgen.dft.properties import (
     dipole_moment,
     mulliken_charges,
@@ -28,113 +30,20 @@ from qmgen.dft.properties import (
     quadrupole_moment,
 )
 from qmgen.dft.quadrature import place_orbitals
-from qmgen.dft.scf import Hamiltonian, SCFResult, solve_scf, symmetric_orthogonaliser
+from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
+from qmgen.dft.scf import Hamiltonian, solve_scf, symmetric_orthogonaliser
 from qmgen.dft.sizes import (
     GRID_BLOCK,
-    ORBITAL_STEP,
-    ProgramShape,
     check_memory,
     default_engine,
-    round_up,
     shape_of,
 )
-from qmgen.dft.two_electron import packed_size, pair_number, supermatrix
+from qmgen.dft.unrestricted import (
+    SpinHamiltonian,
+    solve_unrestricted,
+    spin_occupations,
+)
 from qmgen.errors import UnsupportedMoleculeError
-
-# Smallest eigenvalue of the overlap below which the basis counts as linearly dependent: the
-# orbitals' coefficients then carry rounding errors above the accuracy that is promised.
-LINEAR_DEPENDENCE = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class ConformerLabels:
-    """Labels of a molecule's conformers; atomic units unless the name says otherwise.
-
-    Attributes
-    ----------
-    energy, nuclear_repulsion
-        Total energy, and the part of it between nuclei, Hartree.
-    homo, lumo, gap
-        Frontier orbital energies and their difference, Hartree; NaN where there is no virtual
-        orbital.
-    orbital_energies
-        All orbital energies in ascending order, Hartree.
-    dipole
-        About the coordinates' origin, elementary charge times Bohr.
-    quadrupole
-        Traceless, in Buckingham's convention, about the centre of nuclear charge; elementary
-        charge times Bohr^2.
-    mulliken_charges
-        Elementary charges.
-    converged, iterations, attempts
-        Whether the SCF converged, in how many cycles, at which attempt (2 is the one with level
-        shift and damping).
-    energy_change
-        Of the last SCF cycle, Hartree.
-    std_ev
-        Standard deviation of the last five SCF energies, eV; QM1B's measure of convergence.
-    density
-        Density matrices, e.g. to start a neighbouring conformer from.
-    smallest_overlap_eigenvalue
-        How far the basis is from linear dependence.
-    fock
-        Fock (Kohn-Sham) matrices of the final density, Hartree.
-    """
-
-    energy: Float[np.ndarray, " nconf"]
-    nuclear_repulsion: Float[np.ndarray, " nconf"]
-    homo: Float[np.ndarray, " nconf"]
-    lumo: Float[np.ndarray, " nconf"]
-    gap: Float[np.ndarray, " nconf"]
-    orbital_energies: Float[np.ndarray, "nconf nao"]
-    dipole: Float[np.ndarray, "nconf 3"]
-    quadrupole: Float[np.ndarray, "nconf 3 3"]
-    mulliken_charges: Float[np.ndarray, "nconf nat"]
-    converged: Bool[np.ndarray, " nconf"]
-    iterations: Int[np.ndarray, " nconf"]
-    attempts: Int[np.ndarray, " nconf"]
-    energy_change: Float[np.ndarray, " nconf"]
-    std_ev: Float[np.ndarray, " nconf"]
-    density: Float[np.ndarray, "nconf nao nao"]
-    fock: Float[np.ndarray, "nconf nao nao"]
-    smallest_overlap_eigenvalue: Float[np.ndarray, " nconf"]
-
-
-class _MoleculeTables(eqx.Module):
-    """Padded arrays of a molecule that its conformers share."""
-
-    charges: Float[Array, " nat"]
-    orbitals: OrbitalTable
-    grid: GridTable | None
-    real_orbital: Bool[Array, " nao"]
-    noccupied: Int[Array, ""]
-    nslot: int = eqx.field(static=True)
-    level_shift: Float[Array, ""]
-    damping: Float[Array, ""]
-
-
-class _ConformerArrays(eqx.Module):
-    """Padded arrays of each conformer of a batch."""
-
-    positions: Float[Array, "*nconf nat 3"]
-    overlap: Float[Array, "*nconf nao nao"]
-    hcore: Float[Array, "*nconf nao nao"]
-    dipole: Float[Array, "*nconf 3 nao nao"]
-    second_moment: Float[Array, "*nconf 3 3 nao nao"]
-    eri: Float[Array, "*nconf neri"] | None
-    factors: Float[Array, "*nconf naux npair"] | None
-    # Of the first density, D = C diag(n) C^T.
-    initial_orbitals: Float[Array, "*nconf nao norb"]
-    initial_occupation: Float[Array, "*nconf norb"]
-
-
-class _RawLabels(eqx.Module):
-    scf: SCFResult
-    nuclear_repulsion: Float[Array, "*nconf"]
-    dipole: Float[Array, "*nconf 3"]
-    quadrupole: Float[Array, "*nconf 3 3"]
-    mulliken_charges: Float[Array, "*nconf nat"]
-    smallest_overlap_eigenvalue: Float[Array, "*nconf"]
 
 
 def label_conformers(
@@ -143,11 +52,14 @@ def label_conformers(
     config: DFTConfig | None = None,
     *,
     charge: int = 0,
-    initial_density: Float[np.ndarray, "nconf nao nao"] | None = None,
+    spin: int = 0,
+    initial_density: Float[np.ndarray, "nconf *spins nao nao"] | None = None,
     batch_size: int | None = None,
     integral_engine: IntegralEngine | None = None,
 ) -> ConformerLabels:
-    """Label conformers of one closed-shell molecule by restricted Kohn-Sham or Hartree-Fock.
+    """Label conformers of one molecule by Kohn-Sham or Hartree-Fock.
+
+    Closed shells are restricted, open ones unrestricted.
 
     A conformer's labels do not depend on the others that are given with it, but for integrals too
     small to matter, about which native integrals decide for all conformers of a call. One that
@@ -164,8 +76,11 @@ def label_conformers(
         Level of theory; B3LYP/STO-3G on grid level 3 by default.
     charge
         Of the molecule, elementary charges.
+    spin
+        2S, the number of unpaired electrons.
     initial_density
-        Densities to start from instead of the ``minao`` guess.
+        Densities to start from instead of the ``minao`` guess; of an open shell those of spin a
+        and spin b along the second axis.
     batch_size
         Conformers a program runs side by side; by default 1 on a CPU, where each then stops at
         its own convergence, and 32 on accelerators.
@@ -175,8 +90,8 @@ def label_conformers(
     Raises
     ------
     UnsupportedMoleculeError
-        Open shells (an odd number of electrons), effective core potentials, or integrals beyond
-        `qmgen.dft.sizes.MAX_BYTES_PER_CONFORMER`.
+        A spin that the number of electrons does not allow, effective core potentials, or integrals
+        beyond `qmgen.dft.sizes.MAX_BYTES_PER_CONFORMER`.
     UnknownBasisError, MissingElementError
         As `qmgen.dft.basis.build_basis`.
     """
@@ -184,36 +99,45 @@ def label_conformers(
     atomic_numbers = np.asarray(atomic_numbers, np.int32)
     positions = np.asarray(positions, np.float64)
     nelectron = int(atomic_numbers.sum()) - charge
-    if nelectron % 2 or nelectron <= 0:
-        raise UnsupportedMoleculeError(
-            f"{nelectron} electrons: only closed shells can be labelled yet"
-        )
+    noccupied = spin_occupations(nelectron, spin)
     basis = build_basis(atomic_numbers, config.basis, config.cartesian)
-    if nelectron // 2 > basis.nao:
+    if noccupied[0] > basis.nao:
         raise UnsupportedMoleculeError(
             f"{nelectron} electrons do not fit into the {basis.nao} orbitals of basis "
             f"{basis_title(config.basis)}"
         )
     shape = shape_of(basis, config)
     check_memory(shape, config.precision)
-    engine = integral_engine or default_engine(basis, positions, shape, config)
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 32
     batch_size = min(batch_size, len(positions))
+    if integral_engine is None:
+        engine, at_a_time = default_engine(basis, positions, shape, config)
+    else:
+        engine, at_a_time = integral_engine, batch_size
 
-    def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> _RawLabels:
-        tables = _molecule_tables(
-            basis, shape, config, nelectron // 2, level_shift=level_shift, damping=damping
+    def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> RawLabels:
+        tables = molecule_tables(
+            basis, shape, config, noccupied, level_shift=level_shift, damping=damping
         )
         chunks = []
-        for members in _chunks(which, batch_size):
-            arrays = _conformer_arrays(
-                basis, shape, positions[members], initial_density, members, engine
-            )
-            chunks.append(jax.device_get(_label_batch(config, tables, arrays)))
-        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
-        # The last chunk was filled up with repeats.
-        return jax.tree.map(lambda leaf: leaf[: len(which)], stacked)
+        for group in _parts(which, max(at_a_time, batch_size)):
+            integrals = engine(basis, positions[group])
+            for places in _parts(np.arange(len(group)), batch_size):
+                # A short batch is filled up, so that it has the same program as others.
+                filled = np.pad(places, (0, batch_size - len(places)), mode="edge")
+                members = group[filled]
+                arrays = conformer_arrays(
+                    basis,
+                    shape,
+                    positions[members],
+                    jax.tree.map(partial(_rows, filled), integrals),
+                    None if initial_density is None else initial_density[members],
+                    bool(spin),
+                )
+                raw = jax.device_get(_label_batch(config, tables, arrays))
+                chunks.append(jax.tree.map(partial(_rows, np.arange(len(places))), raw))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
     with double_precision():
         raw = run(np.arange(len(positions)), 0.0, 0.0)
@@ -223,13 +147,19 @@ def label_conformers(
             second = run(failed, config.level_shift, config.damping)
             raw = jax.tree.map(partial(_replace_rows, failed), raw, second)
             attempts[failed] = 2
-    return _unpad(basis, nelectron // 2, raw, attempts)
+    return unpad(basis, noccupied, raw, attempts)
 
 
-def _chunks(which: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " size"]]:
-    for start in range(0, len(which), size):
-        members = which[start : start + size]
-        yield np.pad(members, (0, size - len(members)), mode="edge")
+def _parts(numbers: Int[np.ndarray, " n"], size: int) -> Iterator[Int[np.ndarray, " _part"]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
+
+
+def _rows(places: Int[np.ndarray, " n"], array: Array | np.ndarray) -> Array | np.ndarray:
+    """Some conformers' part of an array, not copied where they stand in a row."""
+    if places[-1] - places[0] == len(places) - 1:
+        return array[places[0] : places[-1] + 1]
+    return array[places]
 
 
 def _replace_rows(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -238,102 +168,27 @@ def _replace_rows(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np
     return result
 
 
-def _molecule_tables(
-    basis: Basis,
-    shape: ProgramShape,
-    config: DFTConfig,
-    noccupied: int,
-    *,
-    level_shift: float,
-    damping: float,
-) -> _MoleculeTables:
-    z = basis.atomic_numbers
-    grid = grid_table(z, config.grid_level, shape.natoms, shape.npoints) if shape.npoints else None
-    return _MoleculeTables(
-        charges=jnp.pad(jnp.asarray(z, jnp.float64), (0, shape.natoms - len(z))),
-        orbitals=orbital_table(basis, shape.nao),
-        grid=grid,
-        real_orbital=jnp.arange(shape.nao) < basis.nao,
-        noccupied=jnp.asarray(noccupied, jnp.int32),
-        # Only exchange from factors gains from fewer than all, for the price of more programs.
-        nslot=min(round_up(noccupied, ORBITAL_STEP), shape.nao) if shape.nfactors else shape.nao,
-        level_shift=jnp.asarray(level_shift, jnp.float64),
-        damping=jnp.asarray(damping, jnp.float64),
-    )
-
-
-def _conformer_arrays(
-    basis: Basis,
-    shape: ProgramShape,
-    positions: Float[np.ndarray, "nconf nat 3"],
-    initial_density: Float[np.ndarray, "nall nao nao"] | None,
-    members: Int[np.ndarray, " nconf"],
-    integral_engine: IntegralEngine,
-) -> _ConformerArrays:
-    integrals = integral_engine(basis, positions)
-    if initial_density is None:
-        density = minao_density(
-            basis.atomic_numbers, basis, positions, np.asarray(integrals.overlap)
-        )
-    else:
-        density = np.asarray(initial_density, np.float64)[members]
-
-    more = shape.nao - basis.nao
-    more_pairs = pair_number(shape.nao) - pair_number(basis.nao)
-    more_eri = packed_size(shape.nao) - packed_size(basis.nao)
-    orbitals, occupation = density_orbitals(
-        density, shape.nao if integrals.factors is None else ORBITAL_STEP
-    )
-
-    def pad(matrix: Array | np.ndarray) -> np.ndarray:
-        return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])
-
-    def pad_last(values: Array | np.ndarray | None, padding: int) -> Array | None:
-        # Pairs of padded orbitals come after all real pairs.
-        if values is None or not padding:
-            return None if values is None else jnp.asarray(values)
-        return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
-
-    overlap = pad(integrals.overlap)
-    padded = np.arange(basis.nao, shape.nao)
-    overlap[:, padded, padded] = 1.0
-    return _ConformerArrays(
-        positions=jnp.asarray(
-            np.pad(positions, ((0, 0), (0, shape.natoms - positions.shape[1]), (0, 0)))
-        ),
-        overlap=jnp.asarray(overlap),
-        hcore=jnp.asarray(
-            pad(np.asarray(integrals.kinetic) + np.asarray(integrals.nuclear_attraction))
-        ),
-        dipole=jnp.asarray(pad(integrals.dipole)),
-        second_moment=jnp.asarray(pad(integrals.second_moment)),
-        eri=pad_last(integrals.eri, more_eri),
-        factors=pad_last(integrals.factors, more_pairs),
-        initial_orbitals=jnp.asarray(np.pad(orbitals, ((0, 0), (0, more), (0, 0)))),
-        initial_occupation=jnp.asarray(occupation),
-    )
-
-
-def _label_batch(config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays) -> _RawLabels:
+def _label_batch(config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays) -> RawLabels:
     # Two programs: XLA copies what one loop leaves and another takes within a program.
     hamiltonian = _build_batch(config, tables, batch)
-    return _solve_batch(config, tables, replace(batch, eri=None, factors=None), hamiltonian)
+    rest = replace(batch, eri=None, factors=None, eri_long_range=None, factors_long_range=None)
+    return _solve_batch(config, tables, rest, hamiltonian)
 
 
 @partial(jax.jit, static_argnums=0)
 def _build_batch(
-    config: DFTConfig, tables: _MoleculeTables, batch: _ConformerArrays
-) -> Hamiltonian:
+    config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays
+) -> Hamiltonian | SpinHamiltonian:
     return _map_batch(partial(_build_one, config, tables), batch)
 
 
 @partial(jax.jit, static_argnums=0)
 def _solve_batch(
     config: DFTConfig,
-    tables: _MoleculeTables,
-    batch: _ConformerArrays,
-    hamiltonian: Hamiltonian,
-) -> _RawLabels:
+    tables: MoleculeTables,
+    batch: ConformerArrays,
+    hamiltonian: Hamiltonian | SpinHamiltonian,
+) -> RawLabels:
     return _map_batch(partial(_label_one, config, tables), batch, hamiltonian)
 
 
@@ -349,34 +204,55 @@ def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
 
 
 def _build_one(
-    config: DFTConfig, tables: _MoleculeTables, conformer: _ConformerArrays
-) -> Hamiltonian:
+    config: DFTConfig, tables: MoleculeTables, conformer: ConformerArrays
+) -> Hamiltonian | SpinHamiltonian:
     functional = get_functional(config.functional)
+    eri, eri_long_range = conformer.eri, conformer.eri_long_range
+    nao = conformer.hcore.shape[0]
+    long_range = conformer.factors_long_range if eri is None else eri_long_range
+    if functional.long_range_exchange and long_range is None:
+        raise ValueError(
+            f"{functional.name} needs integrals of erf(ω r)/r, which the integral engine lacks: "
+            "use qmgen.dft.range_separation.range_separated_engine"
+        )
+    total = None if eri is None else total_supermatrix(functional, eri, eri_long_range, nao)
+    orbitals = (
+        None
+        if tables.grid is None
+        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK)
+    )
+    repulsion = nuclear_repulsion(tables.charges, conformer.positions)
+    if tables.noccupied.ndim:
+        return SpinHamiltonian(
+            hcore=conformer.hcore,
+            total_supermatrix=total,
+            spin_supermatrix=None
+            if eri is None
+            else spin_supermatrix(functional, eri, eri_long_range, nao),
+            factors=conformer.factors,
+            factors_long_range=conformer.factors_long_range,
+            orbitals=orbitals,
+            nuclear_repulsion=repulsion,
+        )
     return Hamiltonian(
         hcore=conformer.hcore,
-        supermatrix=None
-        if conformer.eri is None
-        else supermatrix(conformer.eri, conformer.hcore.shape[0], functional.exact_exchange),
+        supermatrix=total,
         factors=conformer.factors,
-        orbitals=None
-        if tables.grid is None
-        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK),
-        nuclear_repulsion=nuclear_repulsion(tables.charges, conformer.positions),
+        orbitals=orbitals,
+        nuclear_repulsion=repulsion,
+        factors_long_range=conformer.factors_long_range,
     )
 
 
 def _label_one(
     config: DFTConfig,
-    tables: _MoleculeTables,
-    conformer: _ConformerArrays,
-    hamiltonian: Hamiltonian,
-) -> _RawLabels:
+    tables: MoleculeTables,
+    conformer: ConformerArrays,
+    hamiltonian: Hamiltonian | SpinHamiltonian,
+) -> RawLabels:
     functional = get_functional(config.functional)
     positions, overlap = conformer.positions, conformer.overlap
-    scf = solve_scf(
-        config,
-        functional,
-        hamiltonian,
+    rest = (
         overlap,
         conformer.initial_orbitals,
         conformer.initial_occupation,
@@ -386,9 +262,20 @@ def _label_one(
         tables.level_shift,
         tables.damping,
     )
+    spin = None
+    if isinstance(hamiltonian, SpinHamiltonian):
+        scf, of_spin = solve_unrestricted(config, functional, hamiltonian, *rest)
+        nobody = jnp.zeros_like(tables.charges)
+        spins = -mulliken_charges(
+            of_spin.spin_density, overlap, nobody, tables.orbitals.orbital_atom
+        )
+        spin = RawSpin(of_spin, spins)
+    else:
+        scf = solve_scf(config, functional, hamiltonian, *rest)
     _, smallest = symmetric_orthogonaliser(overlap)
-    return _RawLabels(
+    return RawLabels(
         scf=scf,
+        spin=spin,
         nuclear_repulsion=hamiltonian.nuclear_repulsion,
         dipole=dipole_moment(scf.density, conformer.dipole, tables.charges, positions),
         quadrupole=quadrupole_moment(
@@ -403,34 +290,4 @@ def _label_one(
             scf.density, overlap, tables.charges, tables.orbitals.orbital_atom
         ),
         smallest_overlap_eigenvalue=jnp.asarray(smallest),
-    )
-
-
-def _unpad(
-    basis: Basis, noccupied: int, raw: _RawLabels, attempts: Int[np.ndarray, " nconf"]
-) -> ConformerLabels:
-    nao, nat = basis.nao, len(basis.atomic_numbers)
-    scf = raw.scf
-    orbital_energies = np.asarray(scf.mo_energy)[:, :nao]
-    homo = orbital_energies[:, noccupied - 1]
-    lumo = orbital_energies[:, noccupied] if noccupied < nao else np.full_like(homo, np.nan)
-    smallest = np.asarray(raw.smallest_overlap_eigenvalue)
-    return ConformerLabels(
-        energy=np.asarray(scf.energy),
-        nuclear_repulsion=np.asarray(raw.nuclear_repulsion),
-        homo=homo,
-        lumo=lumo,
-        gap=lumo - homo,
-        orbital_energies=orbital_energies,
-        dipole=np.asarray(raw.dipole),
-        quadrupole=np.asarray(raw.quadrupole),
-        mulliken_charges=np.asarray(raw.mulliken_charges)[:, :nat],
-        converged=np.asarray(scf.converged) & (smallest > LINEAR_DEPENDENCE),
-        iterations=np.asarray(scf.iterations, np.int16),
-        attempts=attempts,
-        energy_change=np.asarray(scf.energy_change),
-        std_ev=np.asarray(scf.std_ev),
-        density=np.asarray(scf.density)[:, :nao, :nao],
-        fock=np.asarray(scf.fock)[:, :nao, :nao],
-        smallest_overlap_eigenvalue=smallest,
     )

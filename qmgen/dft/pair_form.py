@@ -146,7 +146,7 @@ def _product(*factors: _Factor) -> _Factor:
 def pair_form(kind: PairKind) -> PairForm:
     """Form of all products of two shells' orbitals."""
     # Of each product of monomials: (weight, Hermite Gaussian, monomial of A - B) to a number.
-    cartesian: list[dict[tuple[Weight, Powers, Powers], float]] = []
+    cartesian: list[defaultdict[tuple[Weight, Powers, Powers], float]] = []
     for row_a, power_a in _cartesian_functions(kind.a):
         for row_b, power_b in _cartesian_functions(kind.b):
             terms: defaultdict[tuple[Weight, Powers, Powers], float] = defaultdict(float)

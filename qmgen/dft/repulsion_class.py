@@ -263,6 +263,7 @@ def _components(
             if term.number != 1:
                 value = value * term.number
             total = value if total is None else total + value
+        assert total is not None
         components.append(total)
     return jnp.stack(components)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
-from qmgen.dft.factorised import coulomb_exchange
+from qmgen.dft.factorised import coulomb_exchange, exchange
 from qmgen.dft.functionals import Functional
 from qmgen.dft.quadrature import (
     OrbitalsOnGrid,
@@ -48,6 +48,8 @@ class Hamiltonian(NamedTuple):
     factors: Float[Array, "naux npair"] | None
     orbitals: OrbitalsOnGrid | None
     nuclear_repulsion: Float[Array, ""]
+    # Of erf(ω r)/r, for range-separated functionals with factors.
+    factors_long_range: Float[Array, "naux_long_range npair"] | None = None
 
     def astype(self, dtype: jnp.dtype) -> "Hamiltonian":
         """The same in another precision."""
@@ -125,6 +127,11 @@ def two_electron_part(
             occupation.astype(dtype),
             functional.exact_exchange,
         )
+        if hamiltonian.factors_long_range is not None:
+            K = exchange(
+                hamiltonian.factors_long_range, orbitals.astype(dtype), occupation.astype(dtype)
+            )
+            result -= 0.5 * functional.long_range_exchange * K
     else:
         assert hamiltonian.supermatrix is not None
         density = (orbitals * occupation) @ orbitals.T

@@ -14,7 +14,8 @@ from qmgen.dft.factorised import padded_factor_number
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.grid import grid_size
 from qmgen.dft.integrals import IntegralEngine, libcint_integrals
-from qmgen.dft.native_integrals import native_engine, native_pays
+from qmgen.dft.native_integrals import LANES, native_engine, native_pays, native_plan
+from qmgen.dft.range_separation import range_separated_engine
 from qmgen.dft.two_electron import packed_size
 from qmgen.errors import UnsupportedMoleculeError
 
@@ -40,7 +41,7 @@ class ProgramShape:
 
     ``nfactors`` is the number of three-index factors of the two-electron integrals, 0 where each
     distinct integral is held. A Cholesky decomposition gets as many as the conformer needs; here
-    is what memory is reserved for.
+    is what memory is reserved for. ``long_range`` tells whether there are as many of erf(ω r)/r.
     """
 
     natoms: int
@@ -49,6 +50,7 @@ class ProgramShape:
     nao: int
     npoints: int
     nfactors: int
+    long_range: bool = False
 
 
 def program_shape(atomic_numbers: Int[np.ndarray, " nat"], config: DFTConfig) -> ProgramShape:
@@ -73,6 +75,7 @@ def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
         nao=round_up(basis.nao, ORBITAL_STEP),
         npoints=round_up(points, 4 * GRID_BLOCK),
         nfactors=_factor_number(basis, config),
+        long_range=bool(get_functional(config.functional).long_range_exchange),
     )
 
 
@@ -97,15 +100,25 @@ def default_engine(
     positions: Float[np.ndarray, "nconf nat 3"],
     shape: ProgramShape,
     config: DFTConfig,
-) -> IntegralEngine:
-    """What computes the integrals of a molecule's conformers unless the caller says otherwise."""
+) -> tuple[IntegralEngine, int]:
+    """What computes the integrals of a molecule's conformers unless the caller says otherwise.
+
+    Returns
+    -------
+    The engine, and for how many conformers at a time it is asked at best.
+    """
     if config.two_electron == "density_fitting":
-        return density_fitting_engine(config.basis, config.auxiliary_basis)
+        return density_fitting_engine(config.basis, config.auxiliary_basis), 1
+    functional = get_functional(config.functional)
+    if functional.long_range_exchange:
+        return range_separated_engine(functional.omega, factorised=bool(shape.nfactors)), 1
     if shape.nfactors:
-        return cholesky_integrals
-    if native_pays(basis, len(positions)):
-        return native_engine(basis, positions)
-    return libcint_integrals
+        return cholesky_integrals, 1
+    # Integrals of all lanes, once more while they are put in order, and their blocks.
+    needed = 8 * LANES * 4 * packed_size(basis.nao)
+    if native_pays(basis, len(positions)) and needed < MAX_BYTES_PER_CONFORMER:
+        return native_engine(native_plan(basis, positions, config.precision)), LANES
+    return libcint_integrals, 1
 
 
 def bytes_per_conformer(shape: ProgramShape, precision: str) -> int:
@@ -114,7 +127,7 @@ def bytes_per_conformer(shape: ProgramShape, precision: str) -> int:
     if shape.nfactors:
         # Factors and a working copy of them. Measured at 312 orbitals on 256000 points: 5.7 GiB in
         # all in float64, 8.1 GiB in float32.
-        two_electron = 2 * shape.nfactors * npair
+        two_electron = 2 * shape.nfactors * npair * (2 if shape.long_range else 1)
     else:
         # Distinct integrals as libcint gives them, padded, and on the device; the supermatrix with
         # its working copy. Measured at 148 orbitals: 4.7 GiB in all.

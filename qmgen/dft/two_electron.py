@@ -36,7 +36,7 @@ def _triangle(a: Int[Array, "*#n"], b: Int[Array, "*#n"]) -> Int[Array, "..."]:
 
 
 def supermatrix(
-    eri: Float[Array, " neri"], nao: int, exact_exchange: float
+    eri: Float[Array, " neri"], nao: int, exact_exchange: float, *, coulomb: bool = True
 ) -> Float[Array, "npair npair"]:
     """Matrix that takes a packed density to the packed two-electron part of the Fock matrix.
 
@@ -48,6 +48,8 @@ def supermatrix(
         Number of orbitals.
     exact_exchange
         Share a of exact exchange.
+    coulomb
+        Whether (ij|kl) is part of it; without, the matrix gives -a K / 2.
     """
     rows, columns = (jnp.asarray(index, jnp.int32) for index in np.tril_indices(nao))
     pairs = jnp.arange(rows.size, dtype=jnp.int32)
@@ -57,7 +59,7 @@ def supermatrix(
 
     def gather_row(p: Int[Array, ""]) -> Float[Array, " npair"]:
         i, j = rows[p], columns[p]
-        row = eri[_triangle(p, pairs)]
+        row = eri[_triangle(p, pairs)] if coulomb else jnp.zeros(rows.size, eri.dtype)
         if exact_exchange:
             exchange = eri[_triangle(with_first[i], with_second[j])]
             exchange += eri[_triangle(with_second[i], with_first[j])]

@@ -104,6 +104,12 @@ class Plan:
             ).fetchone()
         return PlanCounts(molecules, conformers, batches, rejected, unsuited)
 
+    def has_open_shells(self) -> bool:
+        """Whether any molecule has unpaired electrons."""
+        query = "SELECT EXISTS (SELECT 1 FROM molecule WHERE json_extract(json, '$.spin') > 0)"
+        with _disk_errors(self.path), self._connect() as db:
+            return bool(db.execute(query).fetchone()[0])
+
     def batch_sizes(self) -> Iterator[tuple[int, int]]:
         """Number and conformers of each batch, in the order of work."""
         with _disk_errors(self.path), self._connect() as db:
@@ -254,7 +260,8 @@ def _accepted(
                     found = str(error)
                     unsuited = isinstance(error, MissingElementError)
                 else:
-                    yield _Sized(astuple(shape), number, record)
+                    # Open shells have programs of their own.
+                    yield _Sized((*astuple(shape), int(record.spin > 0)), number, record)
                     number += 1
                     continue
             reason = found

@@ -33,6 +33,7 @@ from qmgen.generate.parts import is_complete, load_part, save_part
 from qmgen.generate.plan import Plan, PlanCounts, build_plan
 from qmgen.generate.progress import Progress
 from qmgen.generate.schedule import run_batches
+from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.generate.worker import LabelledSlice
 
 _PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
@@ -234,14 +235,18 @@ def _assemble(
         for part in load_part(parts, number)
         for failure in part.failures
     )
+    records, optional_labels = _records(plan, parts), config.labels.optional_labels
+    if plan.has_open_shells():
+        records = (with_spin_columns(record, config.labels) for record in records)
+        optional_labels += spin_label_names(config.labels)
     return write_store(
         output,
-        _records(plan, parts),
+        records,
         plan.failures(),
         provenance,
         split_seed=config.split.seed,
         split_fractions=config.split.fractions,
-        optional_labels=config.labels.optional_labels,
+        optional_labels=optional_labels,
         notes=config.notes(),
         rejected=plan.rejected_by_reason(),
         into_run=True,

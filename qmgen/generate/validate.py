@@ -27,7 +27,7 @@ class Tolerances:
     """Largest accepted differences from PySCF, in atomic units unless the name says otherwise.
 
     ``mulliken_charge`` is that of density matrices and ``orbital_energy`` that of Fock matrices,
-    too; ``dispersion`` is for both energy and forces.
+    too, ``mulliken_charge`` also of what spins have; ``dispersion`` is for both energy and forces.
     """
 
     energy: float
@@ -172,30 +172,33 @@ def _difference(
 ) -> dict[str, float] | None:
     """Largest absolute difference of each label of one conformer, atomic units."""
     z = row["z"].astype(np.int32)
-    calculation = pyscf_calculation(z, row["pos"], config, int(row["charge"]))
+    calculation = pyscf_calculation(z, row["pos"], config, int(row["charge"]), int(row["spin"]))
     # Orbital energies and dipoles are of first order in what convergence leaves, so the reference
     # is converged further than the labels.
     calculation.conv_tol_grad = 1e-6
     energy = calculation.kernel()
     if not calculation.converged:
         return None
-    nocc = calculation.mol.nelectron // 2
-    orbital_energies: Float[np.ndarray, " nao"] = calculation.mo_energy
+    orbital_energies: Float[np.ndarray, "*spins nao"] = np.asarray(calculation.mo_energy)
+    occupied = np.asarray(calculation.mo_occ) > 0
+    homo = orbital_energies[occupied].max()
     _, charges = calculation.mulliken_pop(verbose=0)
     result = {
         "energy": abs(row["energy"] - energy),
-        "homo": abs(row["homo"] - orbital_energies[nocc - 1]),
-        "orbital_energies": np.abs(row["orbital_energies"] - orbital_energies).max(),
+        "homo": abs(row["homo"] - homo),
+        "orbital_energies": np.abs(
+            row["orbital_energies"] - np.atleast_2d(orbital_energies)[0]
+        ).max(),
         "dipole": np.abs(
             row["dipole"] * DEBYE_PER_ATOMIC_UNIT - calculation.dip_moment(verbose=0)
         ).max(),
         "mulliken_charges": np.abs(row["mulliken_charges"] - charges).max(),
         "nuclear_repulsion": abs(row["nuclear_repulsion"] - calculation.energy_nuc()),
     }
-    if nocc < len(orbital_energies):
-        lumo = orbital_energies[nocc]
+    if not occupied.all():
+        lumo = orbital_energies[~occupied].min()
         result["lumo"] = abs(row["lumo"] - lumo)
-        result["gap"] = abs(row["gap"] - (lumo - orbital_energies[nocc - 1]))
+        result["gap"] = abs(row["gap"] - (lumo - homo))
     for name, reference in _optional_references(row, calculation, config, labels):
         result[name] = np.abs(row[name] - reference).max()
     return {name: float(value) for name, value in result.items()}
@@ -221,9 +224,31 @@ def _optional_references(
     # Where Cartesian and pure shells are mixed, PySCF's orbitals are others.
     comparable = mol.nao == len(row["orbital_energies"])
     if "density_matrix" in row and comparable:
-        yield "density_matrix", pack_symmetric(np.asarray(calculation.make_rdm1()))
+        yield "density_matrix", pack_symmetric(_total_density(calculation))
     if "fock_matrix" in row and comparable:
-        yield "fock_matrix", pack_symmetric(np.asarray(calculation.get_fock()))
+        focks = np.asarray(calculation.get_fock()).reshape(-1, mol.nao, mol.nao)
+        yield "fock_matrix", pack_symmetric(focks[0])
+        if row["spin"]:
+            yield "fock_matrix_beta", pack_symmetric(focks[1])
+    if row["spin"]:
+        yield "orbital_energies_beta", calculation.mo_energy[1]
+        yield "spin_square", calculation.spin_square()[0]
+        a, b = calculation.make_rdm1()
+        yield "mulliken_spins", _mulliken_spins(mol, a - b)
+        if "spin_density_matrix" in row and comparable:
+            yield "spin_density_matrix", pack_symmetric(a - b)
+
+
+def _total_density(calculation: scf.hf.SCF) -> Float[np.ndarray, "nao nao"]:
+    density = np.asarray(calculation.make_rdm1())
+    return density.sum(axis=0) if density.ndim == 3 else density
+
+
+def _mulliken_spins(
+    mol: gto.Mole, spin_density: Float[np.ndarray, "nao nao"]
+) -> Float[np.ndarray, " nat"]:
+    populations = np.einsum("ij,ji->i", spin_density, mol.intor("int1e_ovlp"))
+    return np.array([populations[start:stop].sum() for *_, start, stop in mol.aoslice_by_atom()])
 
 
 def _quadrupole(calculation: scf.hf.SCF) -> Float[np.ndarray, "3 3"]:
@@ -233,7 +258,7 @@ def _quadrupole(calculation: scf.hf.SCF) -> Float[np.ndarray, "3 3"]:
     centre = z @ positions / z.sum()
     with mol.with_common_orig(centre):
         integrals = mol.intor("int1e_rr").reshape(3, 3, mol.nao, mol.nao)
-    moment = -np.einsum("xyij,ji->xy", integrals, calculation.make_rdm1())
+    moment = -np.einsum("xyij,ji->xy", integrals, _total_density(calculation))
     moment += np.einsum("a,ax,ay->xy", z, positions - centre, positions - centre)
     return 1.5 * moment - 0.5 * np.trace(moment) * np.eye(3)
 
@@ -264,18 +289,22 @@ def _summarise(
         ("nuclear_repulsion", "mHa", mha, bounds.energy),
         *(
             (name, unit, factor, bounds.orbital_energy * (2 if name == "gap" else 1))
-            for name in ("homo", "lumo", "gap", "orbital_energies")
+            for name in ("homo", "lumo", "gap", "orbital_energies", "orbital_energies_beta")
             for unit, factor in (("mHa", mha), ("meV", 1e3 * EV_PER_HARTREE))
         ),
         ("dipole", "Debye", 1.0, bounds.dipole_debye),
         ("mulliken_charges", "e", 1.0, bounds.mulliken_charge),
+        ("mulliken_spins", "1", 1.0, bounds.mulliken_charge),
+        ("spin_square", "1", 1.0, bounds.mulliken_charge),
         ("quadrupole", "e Bohr^2", 1.0, bounds.quadrupole),
         ("forces", "mHa/Bohr", mha, bounds.force),
         ("forces", "meV/Angstrom", 1e3 * EV_PER_HARTREE / ANGSTROM_PER_BOHR, bounds.force),
         ("dispersion_energy", "mHa", mha, bounds.dispersion),
         ("dispersion_forces", "mHa/Bohr", mha, bounds.dispersion),
         ("density_matrix", "1", 1.0, bounds.mulliken_charge),
+        ("spin_density_matrix", "1", 1.0, bounds.mulliken_charge),
         ("fock_matrix", "mHa", mha, bounds.orbital_energy),
+        ("fock_matrix_beta", "mHa", mha, bounds.orbital_energy),
     ]
     errors = []
     for name, unit, factor, bound in table:

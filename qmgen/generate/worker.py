@@ -13,12 +13,14 @@ from pyscf import lib
 from qmgen.dataset import Failure, MoleculeRecord, check_record, pack_symmetric
 from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
 from qmgen.dft.compilation_cache import use_compilation_cache
+from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
-from qmgen.dft.label import LINEAR_DEPENDENCE
+from qmgen.dft.unrestricted_forces import unrestricted_forces
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
 from qmgen.generate.plan import Batch, Slice
+from qmgen.generate.spin import spin_columns, spin_label_names
 from qmgen.molecules import ConformerConfig, Molecule, embed_conformers
 from qmgen.units import BOHR_PER_ANGSTROM
 
@@ -88,7 +90,11 @@ def _label_slice(part: Slice, config: RunConfig) -> LabelledSlice:
     positions = positions_angstrom[index] * BOHR_PER_ANGSTROM
     try:
         labels = label_conformers(
-            molecule.atomic_numbers, positions, config.dft, charge=molecule.charge
+            molecule.atomic_numbers,
+            positions,
+            config.dft,
+            charge=molecule.charge,
+            spin=molecule.spin,
         )
         record = _record(molecule, index, positions, labels, config)
     except UnsupportedMoleculeError as error:
@@ -149,18 +155,15 @@ def _record(
         **_dispersion_columns(molecule, positions, labels.converged, config),
     }
     if config.labels.forces:
-        columns["forces"] = nuclear_forces(
-            molecule.atomic_numbers,
-            positions,
-            config.dft,
-            labels,
-            charge=molecule.charge,
-            grid_response=config.labels.forces_grid_response,
-        )
+        columns["forces"] = _forces(molecule, positions, labels, config)
     if config.labels.density_matrix:
         columns["density_matrix"] = pack_symmetric(labels.density)
     if config.labels.fock_matrix:
         columns["fock_matrix"] = pack_symmetric(labels.fock)
+    optional_labels = config.labels.optional_labels
+    if labels.spin is not None:
+        columns |= spin_columns(labels.spin, config.labels)
+        optional_labels += spin_label_names(config.labels)
     record = MoleculeRecord(
         line=molecule.line,
         source_id=molecule.source_id,
@@ -171,8 +174,32 @@ def _record(
         nao=labels.orbital_energies.shape[1],
         conformers={name: np.ascontiguousarray(values[kept]) for name, values in columns.items()},
     )
-    check_record(record, config.labels.optional_labels)
+    check_record(record, optional_labels)
     return record
+
+
+def _forces(
+    molecule: Molecule,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    labels: ConformerLabels,
+    config: RunConfig,
+) -> Float[np.ndarray, "nconf nat 3"]:
+    z, charge, response = (
+        molecule.atomic_numbers,
+        molecule.charge,
+        config.labels.forces_grid_response,
+    )
+    if molecule.spin:
+        return unrestricted_forces(
+            z,
+            positions,
+            config.dft,
+            labels,
+            charge=charge,
+            spin=molecule.spin,
+            grid_response=response,
+        )
+    return nuclear_forces(z, positions, config.dft, labels, charge=charge, grid_response=response)
 
 
 def _dispersion_columns(

@@ -117,10 +117,4 @@ def unsupported_reason(molecule: Molecule) -> str | None:
     """Say why the engine can't label a valid molecule yet, or None if it can."""
     if molecule.nelectron < 1:
         return "no electrons"
-    if molecule.spin > 0:
-        plural = "" if molecule.spin == 1 else "s"
-        return (
-            f"open shell: {molecule.spin} unpaired electron{plural}; "
-            "only closed shells can be labelled yet"
-        )
     return None

@@ -33,10 +33,10 @@ def pyscf_molecule(z: np.ndarray, positions: np.ndarray, basis: str, charge: int
 
 
 def pyscf_solution(
-    z: np.ndarray, positions: np.ndarray, config: DFTConfig, charge: int = 0
+    z: np.ndarray, positions: np.ndarray, config: DFTConfig, charge: int = 0, spin: int = 0
 ) -> scf.hf.SCF:
     """Converged PySCF calculation with the same options."""
-    mf = pyscf_calculation(z, positions, config, charge)
+    mf = pyscf_calculation(z, positions, config, charge, spin)
     # Tighter than what is compared, so that differences are not PySCF's own.
     mf.conv_tol, mf.conv_tol_grad = 1e-11, 1e-6
     mf.kernel()

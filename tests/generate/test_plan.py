@@ -137,7 +137,7 @@ def test_a_given_geometry_is_one_conformer_or_rattled_copies(tmp_path: Path) -> 
 
 def test_what_is_not_accepted_is_listed(tmp_path: Path) -> None:
     source = tmp_path / "mixed.smi"
-    lines = ["OCC ethanol", "C1CC ring", "C[CH2] radical", "CCO again", "C[Hg]C toxic", "O.O two"]
+    lines = ["OCC ethanol", "C1CC ring", "[H+] proton", "CCO again", "C[Hg]C toxic", "O.O two"]
     source.write_text("\n".join(lines) + "\n", encoding="utf-8")
     made = build_plan(source, tmp_path / "plan.sqlite", config_of())
     failures = list(made.failures())
@@ -145,14 +145,14 @@ def test_what_is_not_accepted_is_listed(tmp_path: Path) -> None:
     assert {f.conformer for f in failures} == {-1}
     assert [(f.line, f.source_id) for f in failures] == [
         (2, "ring"),
-        (3, "radical"),
+        (3, "proton"),
         (4, "again"),
         (5, "toxic"),
         (6, "two"),
     ]
     expected = [
         "unclosed ring",
-        "open shell: 1 unpaired electron;",
+        "no electrons",
         "duplicate of line 1",
         "basis sto-3g has no functions for Hg",
         "2 fragments",
@@ -165,7 +165,7 @@ def test_what_is_not_accepted_is_listed(tmp_path: Path) -> None:
 
 def test_reasons_are_counted_and_repeats_are_one_reason(tmp_path: Path) -> None:
     source = tmp_path / "repeats.smi"
-    source.write_text("O\nN\n[OH2]\nN\nO\n[CH3]\n", encoding="utf-8")
+    source.write_text("O\nN\n[OH2]\nN\nO\n[H+]\n", encoding="utf-8")
     reasons = build_plan(source, tmp_path / "plan.sqlite", config_of()).rejected_by_reason()
     assert next(iter(reasons.items())) == ("duplicate", 3)
     assert sorted(reasons.values()) == [1, 3]
@@ -175,7 +175,7 @@ def test_reasons_are_counted_and_repeats_are_one_reason(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("C1CC\n", "line 1: "),
-        ("[CH3]\n[OH]\n", "open shell"),
+        ("[H+]\n", "no electrons"),
         ("C[Hg]C\n", "Hg"),
         ("", "no record"),
     ],

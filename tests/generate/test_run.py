@@ -214,7 +214,7 @@ def test_a_damaged_marker_is_named(finished: Finished, scheduler: str, tmp_path:
 
 def test_a_file_with_a_third_of_broken_lines(scheduler: str, tmp_path: Path) -> None:
     good = list(ONE_PROGRAM)
-    broken = {2: "C1CC", 5: "not a molecule", 7: "C(C)(C)(C)(C)C", 10: "[CH3]"}
+    broken = {2: "C1CC", 5: "not a molecule", 7: "C(C)(C)(C)(C)C", 10: "[H+]"}
     source = tmp_path / "mixed.smi"
     rest = iter(good)
     lines = [broken.get(n) or next(rest) for n in range(1, len(good) + len(broken) + 1)]

@@ -150,6 +150,45 @@ def test_a_run_stores_what_it_was_asked_for(scheduler: str, tmp_path: Path) -> N
     assert {"quadrupole", *metadata.optional_labels} <= {e.label for e in report.errors}
 
 
+def test_runs_with_open_shells_store_both_spins(scheduler: str, tmp_path: Path) -> None:
+    molecules = {"O": "water", "[CH3]": "methyl", "[NH4+]": "ammonium", "[O-]C=O": "formate"}
+    config = load_config(
+        None,
+        {
+            "conformers": {"per_molecule": 2},
+            "dft": HARTREE_FOCK,
+            "labels": {"forces": True, "density_matrix": True, "fock_matrix": True},
+            "cluster": {"scheduler": scheduler},
+        },
+    )
+    source = write_smiles(tmp_path / "molecules.smi", molecules)
+    metadata = generate(source, tmp_path / "store", config).metadata
+    of_spins = (
+        "orbital_energies_beta",
+        "spin_square",
+        "mulliken_spins",
+        "spin_density_matrix",
+        "fock_matrix_beta",
+    )
+    asked = ("forces", "density_matrix", "fock_matrix")
+    assert metadata.optional_labels == (*asked, *of_spins)
+    assert metadata.counts.failures == 0
+    dataset = open_dataset(tmp_path / "store")
+    report = validate(dataset, 8)
+    assert report.passed, report.errors
+    assert report.not_converged == 0
+    assert set(metadata.optional_labels) <= {e.label for e in report.errors}
+    water, methyl = dataset.molecule(0), dataset.molecule(1)
+    assert (water["spin"], methyl["spin"]) == (0, 1)
+    # Whatever the spins of a closed shell have is alike or nothing.
+    np.testing.assert_array_equal(water["orbital_energies_beta"], water["orbital_energies"])
+    np.testing.assert_array_equal(water["fock_matrix_beta"], water["fock_matrix"])
+    for name in ("spin_square", "mulliken_spins", "spin_density_matrix"):
+        assert not water[name].any()
+        assert methyl[name].any()
+    np.testing.assert_allclose(methyl["mulliken_spins"].sum(axis=1), 1, atol=1e-9)
+
+
 def test_a_run_that_cannot_have_its_dispersion_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

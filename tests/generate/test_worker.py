@@ -198,13 +198,13 @@ def test_conformers_that_are_fewer_than_planned(tmp_path: Path) -> None:
 
 
 def test_what_the_engine_refuses_is_a_failure() -> None:
-    radical = replace(molecule_from_smiles("O"), atomic_numbers=np.array([8, 1, 1]), charge=1)
+    impossible = replace(molecule_from_smiles("O"), atomic_numbers=np.array([8, 1, 1]), charge=1)
     water = molecule_from_smiles("O")
-    failed, fine = label(radical, water, config=config_of())
+    failed, fine = label(impossible, water, config=config_of())
     assert failed.record is None
     (failure,) = failed.failures
     assert failure.stage == "label"
-    assert "only closed shells" in failure.reason
+    assert "9 electrons, 0 of them unpaired" in failure.reason
     assert fine.record is not None
     assert fine.failures == ()
 
