@@ -7,7 +7,6 @@ float32. `qmgen.dft.repulsion_class` has the program of two classes, which molec
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -34,7 +33,7 @@ _LEAST_ITEMS = 64
 # What is done with a block of pairs.
 _LEFT_OUT, _SINGLE, _DOUBLE = range(3)
 # Rows of 64 numbers that fill a part of a core's second-level cache.
-_ROWS_AT_A_TIME = 1024
+_ROWS_AT_A_TIME = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class _ClassWork:
     """Blocks of two classes that one program computes, in one precision.
 
     ``source`` and ``target`` are places of integrals in the result, flattened but for conformers,
-    and among all distinct integrals of the molecule.
+    and among all distinct integrals of the molecule, in the order of the latter.
     """
 
     bra: int
@@ -191,13 +190,15 @@ def _places(
     p = bra[items[:, 0]][:, None, :, None]
     q = ket[items[:, 1, None] + np.arange(tile)].transpose(0, 2, 1)[:, :, None, :]
     target = np.where((p >= 0) & (q >= 0), _triangle(p, q), -1).ravel()
-    source = np.flatnonzero(target >= 0)
-    return source.astype(np.int32), target[source].astype(np.int32)
+    # Integrals that a block has twice, (ab|cd) and (cd|ab) say, are taken once.
+    target, source = np.unique(target, return_index=True)
+    valid = target >= 0
+    return source[valid].astype(np.int32), target[valid].astype(np.int32)
 
 
 def electron_repulsion(
     plan: RepulsionPlan, positions: Float[Array, "nconf nat 3"]
-) -> Float[Array, "nconf neri"]:
+) -> Float[np.ndarray, "nconf neri"]:
     """Distinct two-electron integrals, packed as in `Integrals.eri`, Hartree.
 
     Parameters
@@ -211,16 +212,30 @@ def electron_repulsion(
     expansions = [
         expand_pairs(t, last, kind=c.kind) for c, t in zip(plan.classes, plan.tables, strict=True)
     ]
-    values = np.zeros((plan.neri, positions.shape[0]))
-    for work in plan.work:
-        bra, ket = expansions[work.bra], expansions[work.ket]
-        result = class_integrals(bra, ket, work.items, work.nitem, kind=work.kind)
-        # On a CPU the array is only looked at here; NumPy copies rows ten times as fast as XLA.
-        rows = np.asarray(result).reshape(-1, values.shape[1])
-        for start in range(0, len(work.source), _ROWS_AT_A_TIME):
-            some = slice(start, start + _ROWS_AT_A_TIME)
-            values[work.target[some]] = rows[work.source[some]]
-    return _transposed(values)
+    # On a CPU these arrays are only looked at: NumPy copies rows ten times as fast as XLA.
+    results = [
+        np.asarray(
+            class_integrals(expansions[w.bra], expansions[w.ket], w.items, w.nitem, kind=w.kind)
+        ).reshape(-1, positions.shape[0])
+        for w in plan.work
+    ]
+    return _in_order(plan, results)
 
 
-_transposed = jax.jit(jnp.transpose)
+def _in_order(
+    plan: RepulsionPlan, results: list[Float[np.ndarray, "_nvalue nconf"]]
+) -> Float[np.ndarray, "nconf neri"]:
+    """Integrals of each conformer in order, from rows of all conformers in the programs' order."""
+    ordered = np.empty((results[0].shape[1], plan.neri))
+    # A block stays within the cache while it is filled and transposed.
+    block = np.empty((_ROWS_AT_A_TIME, len(ordered)))
+    starts = np.arange(0, plan.neri, _ROWS_AT_A_TIME)
+    cuts = [np.searchsorted(w.target, [*starts, plan.neri]) for w in plan.work]
+    for number, start in enumerate(starts):
+        block[:] = 0
+        for work, rows, cut in zip(plan.work, results, cuts, strict=True):
+            some = slice(cut[number], cut[number + 1])
+            block[work.target[some] - start] = rows[work.source[some]]
+        stop = min(start + _ROWS_AT_A_TIME, plan.neri)
+        ordered[:, start:stop] = block[: stop - start].T
+    return ordered

@@ -75,6 +75,9 @@ def native_engine(plan: RepulsionPlan) -> IntegralEngine:
             for start in range(0, len(lanes), LANES)
         ]
         one_electron = libcint_one_electron_integrals(basis, positions)
-        return replace(one_electron, eri=jnp.concatenate(eri)[: len(positions)])
+        return replace(
+            one_electron,
+            eri=np.concatenate(eri)[: len(positions)] if len(eri) > 1 else eri[0][: len(positions)],
+        )
 
     return integrals
