@@ -5,15 +5,24 @@ whose integrals matter for any of the conformers, by Schwarz' inequality; small 
 float32. `qmgen.dft.repulsion_class` has the program of two classes, which molecules share.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from qmgen.dft.basis import Basis
-from qmgen.dft.pair_expansion import PairTables, expand_pairs, pair_tables
+from qmgen.dft.pair_expansion import (
+    Expansion,
+    PairTables,
+    expand_pairs,
+    expansion_gradient,
+    pair_tables,
+)
 from qmgen.dft.repulsion_class import ClassKind, class_integrals
+from qmgen.dft.repulsion_class_gradient import PairCotangents, class_gradient
 from qmgen.dft.repulsion_pairs import (
     PRIMITIVE_GROUP,
     PairClass,
@@ -208,34 +217,85 @@ def electron_repulsion(
     positions
         Of the atoms, Bohr.
     """
-    last = jnp.moveaxis(positions, 0, -1)
-    expansions = [
-        expand_pairs(t, last, kind=c.kind) for c, t in zip(plan.classes, plan.tables, strict=True)
-    ]
-    # On a CPU these arrays are only looked at: NumPy copies rows ten times as fast as XLA.
-    results = [
-        np.asarray(
-            class_integrals(expansions[w.bra], expansions[w.ket], w.items, w.nitem, kind=w.kind)
-        ).reshape(-1, positions.shape[0])
-        for w in plan.work
-    ]
-    return _in_order(plan, results)
-
-
-def _in_order(
-    plan: RepulsionPlan, results: list[Float[np.ndarray, "_nvalue nconf"]]
-) -> Float[np.ndarray, "nconf neri"]:
-    """Integrals of each conformer in order, from rows of all conformers in the programs' order."""
-    ordered = np.empty((results[0].shape[1], plan.neri))
+    expansions = _expansions(plan, positions)
+    results = []
+    for work in plan.work:
+        bra, ket = expansions[work.bra], expansions[work.ket]
+        result = class_integrals(bra, ket, work.items, work.nitem, kind=work.kind)
+        # On a CPU the array is only looked at: NumPy copies rows ten times as fast as XLA.
+        results.append(np.asarray(result).reshape(-1, positions.shape[0]))
+    ordered = np.empty((positions.shape[0], plan.neri))
     # A block stays within the cache while it is filled and transposed.
-    block = np.empty((_ROWS_AT_A_TIME, len(ordered)))
-    starts = np.arange(0, plan.neri, _ROWS_AT_A_TIME)
-    cuts = [np.searchsorted(w.target, [*starts, plan.neri]) for w in plan.work]
-    for number, start in enumerate(starts):
+    block = np.empty((_ROWS_AT_A_TIME, positions.shape[0]))
+    for start, stop, parts in _blocks_in_order(plan):
         block[:] = 0
-        for work, rows, cut in zip(plan.work, results, cuts, strict=True):
-            some = slice(cut[number], cut[number + 1])
+        for work, rows, some in zip(plan.work, results, parts, strict=True):
             block[work.target[some] - start] = rows[work.source[some]]
-        stop = min(start + _ROWS_AT_A_TIME, plan.neri)
         ordered[:, start:stop] = block[: stop - start].T
     return ordered
+
+
+def electron_repulsion_gradient(
+    plan: RepulsionPlan,
+    positions: Float[Array, "nconf nat 3"],
+    cotangents: Float[np.ndarray, "nconf neri"],
+) -> Float[Array, "nconf nat 3"]:
+    """Gradient of a linear combination of the integrals that `electron_repulsion` gives.
+
+    Parameters
+    ----------
+    plan, positions
+        As for `electron_repulsion`.
+    cotangents
+        Factors of the integrals of each conformer.
+
+    Returns
+    -------
+    Derivatives by the positions, Hartree / Bohr times the factors' unit.
+    """
+    nconf = positions.shape[0]
+    factors = [
+        np.zeros((len(w.items) * _block_size(w.kind), nconf), w.kind.precision) for w in plan.work
+    ]
+    for start, stop, parts in _blocks_in_order(plan):
+        block = np.ascontiguousarray(cotangents[:, start:stop].T)
+        for work, rows, some in zip(plan.work, factors, parts, strict=True):
+            rows[work.source[some]] = block[work.target[some] - start]
+    expansions = _expansions(plan, positions)
+    totals: list[PairCotangents | None] = [None] * len(plan.classes)
+    for work, rows in zip(plan.work, factors, strict=True):
+        bra, ket, kind = expansions[work.bra], expansions[work.ket], work.kind
+        shape = len(work.items), kind.ket.ncomponent, kind.bra.ncomponent, kind.tile, nconf
+        of_sides = class_gradient(
+            bra, ket, work.items, work.nitem, jnp.asarray(rows.reshape(shape)), kind=kind
+        )
+        for side, part in zip((work.bra, work.ket), of_sides, strict=True):
+            before = totals[side]
+            totals[side] = part if before is None else jax.tree.map(jnp.add, before, part)
+    last = jnp.moveaxis(positions, 0, -1)
+    gradients = [
+        expansion_gradient(tables, last, total.primitives, total.monomials, kind=pairs.kind)
+        for pairs, tables, total in zip(plan.classes, plan.tables, totals, strict=True)
+        if total is not None
+    ]
+    return jnp.moveaxis(sum(gradients[1:], gradients[0]), -1, 0)
+
+
+def _expansions(plan: RepulsionPlan, positions: Float[Array, "nconf nat 3"]) -> list[Expansion]:
+    last = jnp.moveaxis(positions, 0, -1)
+    return [
+        expand_pairs(t, last, kind=c.kind) for c, t in zip(plan.classes, plan.tables, strict=True)
+    ]
+
+
+def _block_size(kind: ClassKind) -> int:
+    return kind.bra.ncomponent * kind.ket.ncomponent * kind.tile
+
+
+def _blocks_in_order(plan: RepulsionPlan) -> Iterator[tuple[int, int, list[slice]]]:
+    """Ranges of all distinct integrals, and where each program's places within them stand."""
+    starts = np.arange(0, plan.neri, _ROWS_AT_A_TIME)
+    cuts = [np.searchsorted(w.target, [*starts, plan.neri]) for w in plan.work]
+    for number, start in enumerate(starts.tolist()):
+        stop = min(start + _ROWS_AT_A_TIME, plan.neri)
+        yield start, stop, [slice(cut[number], cut[number + 1]) for cut in cuts]

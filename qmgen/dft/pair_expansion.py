@@ -61,13 +61,10 @@ def expand_pairs(
 ) -> Expansion:
     """Expansion of a class of pairs at positions in Bohr."""
     form = pair_form(kind)
-    A, B = (positions[tables.atoms[:, side]].swapaxes(0, 1) for side in range(2))
     a, b = tables.exponents
     p = a + b
-    separation = A - B
-    # P = A - b/p (A - B): exact where the centres coincide.
-    centres = A[:, None] - (b / p)[..., None] * separation[:, None]
-    overlap = jnp.exp(-(a * b / p)[..., None] * jnp.sum(separation**2, axis=0))
+    centres, exponent, monomials = _geometry(tables, positions, kind)
+    overlap = jnp.exp(exponent)
     scale = 2**0.5 * np.pi**1.25 / p
     weights = []
     for of_order in form.weights:
@@ -80,11 +77,61 @@ def expand_pairs(
             for w in of_order
         ]
         weights.append(jnp.stack(factors)[..., None] * overlap)
-    x, y, z = separation
-    monomials = jnp.stack(
-        [_power(x, i) * _power(y, j) * _power(z, k) for i, j, k in form.monomials]
-    )
     return Expansion(p, centres, tuple(weights), monomials)
+
+
+def _geometry(
+    tables: PairTables, positions: Float[Array, "nat 3 nconf"], kind: PairKind
+) -> tuple[
+    Float[Array, "3 nprim npair nconf"],
+    Float[Array, "nprim npair nconf"],
+    Float[Array, "nmonomial npair nconf"],
+]:
+    """Centres, logarithm of what all weights of a primitive share, monomials of A - B."""
+    A, B = (positions[tables.atoms[:, side]].swapaxes(0, 1) for side in range(2))
+    a, b = tables.exponents
+    p = a + b
+    separation = A - B
+    # P = A - b/p (A - B): exact where the centres coincide.
+    centres = A[:, None] - (b / p)[..., None] * separation[:, None]
+    exponent = -(a * b / p)[..., None] * jnp.sum(separation**2, axis=0)
+    monomials = [
+        _power(separation[0], i) * _power(separation[1], j) * _power(separation[2], k)
+        for i, j, k in pair_form(kind).monomials
+    ]
+    return centres, exponent, jnp.stack(monomials)
+
+
+@partial(jax.jit, static_argnames="kind")
+def expansion_gradient(
+    tables: PairTables,
+    positions: Float[Array, "nat 3 nconf"],
+    primitives: Float[Array, "4 nprim npair nconf"],
+    monomials: Float[Array, "nmonomial npair nconf"],
+    *,
+    kind: PairKind,
+) -> Float[Array, "nat 3 nconf"]:
+    """Derivatives by positions from those by what an expansion is made of.
+
+    Parameters
+    ----------
+    tables, positions, kind
+        Of the expansion.
+    primitives
+        Derivatives by the logarithm of the weights and by the centres.
+    monomials
+        Derivatives by the monomials of A - B.
+    """
+
+    def linear(positions: Float[Array, "nat 3 nconf"]) -> Float[Array, ""]:
+        centres, exponent, values = _geometry(tables, positions, kind)
+        return (
+            jnp.sum(primitives[0] * exponent)
+            + jnp.sum(primitives[1:] * centres)
+            + jnp.sum(monomials * values)
+        )
+
+    return jax.grad(linear)(positions)
 
 
 def _power(x: Float[Array, "*n"], exponent: int) -> Float[Array, "*n"]:

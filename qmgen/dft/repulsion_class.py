@@ -51,7 +51,7 @@ def _slice(array: Array, start: Array, size: int, axis: int) -> Array:
 
 
 @stage
-def _group(side: Expansion, number: Array) -> Expansion:
+def primitive_group(side: Expansion, number: Array) -> Expansion:
     """Primitives of a group, in arrays of their own.
 
     A slice at a place that is not known within an elementwise loop keeps that from being
@@ -111,24 +111,29 @@ def hermite_coulomb_closed(
     return total
 
 
-class _Stages:
-    """Steps of the program of two classes; each is compiled apart from the others."""
+class ClassStages:
+    """Steps of the programs of two classes; each is compiled apart from the others.
 
-    def __init__(self, kind: ClassKind) -> None:
+    ``derivative`` is how many orders of Hermite Gaussians more than the integrals' own are needed.
+    """
+
+    def __init__(self, kind: ClassKind, derivative: int = 0) -> None:
         self.kind = kind
         self.dtype = jnp.dtype(kind.precision)
         self.bra, self.ket = pair_form(kind.bra), pair_form(kind.ket)
-        self.order = kind.bra.max_l + kind.ket.max_l
+        self.order = kind.bra.max_l + kind.ket.max_l + derivative
         self.take_bra = stage(self._take_bra)
         self.take_ket = stage(self._take_ket)
         self.separation = stage(self._separation)
         self.boys = stage(self._boys)
         self.hermite = stage(self._hermite)
+        self.hermite_each = stage(self._hermite_each)
+        self.hermite_stacks = stage(self._hermite_stacks)
         self.add_bra = stage(self._add_bra)
         self.add_ket = stage(self._add_ket)
-        self.join = stage(self._join)
-        self.bra_components = stage(partial(_components, self.bra))
-        self.ket_components = stage(partial(_components, self.ket))
+        self.join = stage(join_sums)
+        self.bra_components = stage(partial(components_of, self.bra))
+        self.ket_components = stage(partial(components_of, self.ket))
 
     def _take_bra(self, pairs: Expansion, row: Array) -> Expansion:
         """The pair on the left of a block; its axis is gone."""
@@ -181,10 +186,32 @@ class _Stages:
         for order in range(self.kind.bra.max_l + 1):
             H = cartesian_powers(order)
             values = [
-                hermite_coulomb_closed(_sum(h, k), boys_values, separation) for h in H for k in K
+                hermite_coulomb_closed(add_powers(h, k), boys_values, separation)
+                for h in H
+                for k in K
             ]
             stacks.append(jnp.stack(values).reshape(len(H), len(K), *values[0].shape))
         return stacks
+
+    def _hermite_each(
+        self, boys_values: list[Values], separation: tuple[Values, Values, Values]
+    ) -> list[Values]:
+        """R_tuv in the order of `hermite_powers`, each once."""
+        powers = hermite_powers(self.order)
+        return [hermite_coulomb_closed(tuv, boys_values, separation) for tuv in powers]
+
+    def _hermite_stacks(
+        self, values: list[Values]
+    ) -> list[Float[Array, "nhermite nket_hermite ngroup ngroup nket nconf"]]:
+        """What `_hermite` gives, from the values of each R_tuv."""
+        R = dict(zip(hermite_powers(self.order), values, strict=True))
+        K = hermite_powers(self.kind.ket.max_l)
+        return [
+            jnp.stack(
+                [jnp.stack([R[add_powers(h, k)] for k in K]) for h in cartesian_powers(order)]
+            )
+            for order in range(self.kind.bra.max_l + 1)
+        ]
 
     def _add_bra(self, sums: Sums, bra: Expansion, R: list[Array]) -> Sums:
         """Add the primitives on the left, those on the right standing apart."""
@@ -210,13 +237,6 @@ class _Stages:
                 row.append(value)
             result.append(row)
         return result
-
-    def _join(self, sums: list[Sums]) -> Float[Array, "nbra_sum nket_sum nket nconf"]:
-        rows = []
-        for row in sums:
-            flat = [x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[4:]) for x in row]
-            rows.append(jnp.concatenate(flat, axis=1))
-        return jnp.concatenate(rows)
 
     def zero_left(self, nconf: int) -> Sums:
         """Sums before any primitive on the left was added."""
@@ -245,12 +265,22 @@ class _Stages:
         ]
 
 
-def _sum(a: Powers, b: Powers) -> Powers:
+def add_powers(a: Powers, b: Powers) -> Powers:
+    """Powers of a product."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
-def _components(
-    form: PairForm, sums: Float[Array, "nsum *n"], monomials: Array
+def join_sums(sums: list[Sums]) -> Float[Array, "nbra_sum nket_sum nket nconf"]:
+    """Sums of all orders in one array."""
+    rows = []
+    for row in sums:
+        flat = [x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[4:]) for x in row]
+        rows.append(jnp.concatenate(flat, axis=1))
+    return jnp.concatenate(rows)
+
+
+def components_of(
+    form: PairForm, sums: Float[Array, "nsum *n"] | list[Float[Array, "*n"]], monomials: Array
 ) -> Float[Array, "ncomponent *n"]:
     """Products of orbitals from sums; monomials are shaped to broadcast with one of the sums."""
     components = []
@@ -291,17 +321,17 @@ def class_integrals(
     kind
         Of the classes, with the blocks' size and the precision.
     """
-    stages = _Stages(kind)
+    stages = ClassStages(kind)
     nconf = bra.centres.shape[-1]
 
     def one_block(i: Array, j: Array, nu: Array, nv: Array) -> Array:
         left, right = stages.take_bra(bra, i), stages.take_ket(ket, j)
 
         def add_ket_group(v: Array, sums: list[Sums]) -> list[Sums]:
-            q = _group(right, v)
+            q = primitive_group(right, v)
 
             def add_bra_group(u: Array, partial_sums: Sums) -> Sums:
-                p = _group(left, u)
+                p = primitive_group(left, u)
                 separation, reduced, scale = stages.separation(p, q)
                 F = stages.boys(separation, reduced, scale)
                 return stages.add_bra(partial_sums, p, stages.hermite(F, separation))
