@@ -6,9 +6,13 @@ unrolled while a program is traced, over arrays of any one shape.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from qmgen.dft.boys import boys
 
 # Coefficients E_t of (i, j), t = 0 ... i + j.
 Expansion = dict[tuple[int, int], list[Float[Array, "*n"]]]
@@ -120,6 +124,44 @@ def hermite_coulomb(
                 ]
             auxiliary[powers] = values
     return {powers: values[0] for powers, values in auxiliary.items()}
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def hermite_potential(
+    max_order: int, exponent: Float[Array, "*#n"], *separation: Float[Array, "*#n"]
+) -> tuple[Float[Array, "*n"], ...]:
+    """R_tuv of `hermite_coulomb`, in the order of `hermite_powers`.
+
+    Derivatives by the separation, of any order, are again such integrals, so that differentiated
+    programs stay small. Exponents count as constants.
+
+    Parameters
+    ----------
+    max_order
+        Highest t + u + v.
+    exponent
+        a, 1 / Bohr^2.
+    separation
+        R along x, y and z, Bohr.
+    """
+    x, y, z = separation
+    F = boys(exponent * (x * x + y * y + z * z), max_order)
+    return tuple(hermite_coulomb(F, exponent, (x, y, z)).values())
+
+
+@hermite_potential.defjvp
+def _hermite_potential_jvp(
+    max_order: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    R = hermite_potential(max_order + 1, *primals)
+    place = {powers: n for n, powers in enumerate(hermite_powers(max_order + 1))}
+    powers = hermite_powers(max_order)
+    slopes = []
+    for t, u, v in powers:
+        raised = (t + 1, u, v), (t, u + 1, v), (t, u, v + 1)
+        terms = [R[place[r]] * d for r, d in zip(raised, tangents[1:], strict=True)]
+        slopes.append(terms[0] + terms[1] + terms[2])
+    return R[: len(powers)], tuple(slopes)
 
 
 def _lower(powers: Powers, axis: int) -> Powers:

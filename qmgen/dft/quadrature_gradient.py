@@ -103,7 +103,7 @@ def exchange_correlation_gradient(
 
 def _potentials(
     functional: Functional, rho: list[Float[Array, "c npoint"]]
-) -> tuple[Points, list[Points], list[Float[Array, "3 npoint"] | None]]:
+) -> tuple[Points, list[Points], list[Float[Array, "naxis npoint"]]]:
     """Energy per volume, its derivatives by each density and by each density's gradient.
 
     Parameters
