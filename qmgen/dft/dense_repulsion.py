@@ -61,7 +61,8 @@ def _expansion(
     return empty.at[component, index].add(weights)
 
 
-_Side = tuple[PairClass, PrimitivePairs, Float[Array, "ncomponent nhermite nprim"]]
+# Pairs, their primitives, and what `_expansion` makes of both.
+_Side = tuple[PairClass, PrimitivePairs, Array]
 
 
 def _class_integrals(bra: _Side, ket: _Side) -> Float[Array, "nbra nket"]:

@@ -84,17 +84,15 @@ def energy_function(
     def energy_jvp(
         primals: tuple[Float[Array, "nat 3"]], tangents: tuple[Float[Array, "nat 3"]]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        (positions,) = primals
-        terms = problem.terms(positions)
+        terms, changes = jax.jvp(problem.terms, primals, tangents)
         frame = problem.self_consistent(terms)
         # Stationary, so it is a constant of this derivative, though not of further ones.
         rotation = problem.rotation(terms, frame)
 
-        def at(positions: Float[Array, "nat 3"]) -> Float[Array, ""]:
-            terms = problem.terms(positions)
+        def at(terms: _Terms) -> Float[Array, ""]:
             return problem.energy(terms, frame.rotated(rotation, terms.overlap))
 
-        value, slope = jax.jvp(at, primals, tangents)
+        value, slope = jax.jvp(at, (terms,), (changes,))
         return value * frame.one_or_nan, slope * frame.one_or_nan
 
     return _checked(energy)

@@ -4,6 +4,7 @@ Two ways: integrals' derivatives from libcint, contracted as they come; or a cot
 distinct integral, from which reverse-mode differentiation of native integrals goes on.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -120,6 +121,28 @@ def libcint_orbital_atom(basis: Basis) -> Int[np.ndarray, " nlibcint"]:
     """Atom of each orbital that libcint has."""
     cartesian = tuple(range(basis.max_l + 1)) if libcint_kind(basis) == "cart" else ()
     return np.repeat(basis.shell_atom, [shell_size(l_, cartesian) for l_ in basis.shell_l.tolist()])
+
+
+def native_repulsion_gradient(
+    electron_repulsion: Callable[[Float[Array, "nconf nat 3"]], Float[Array, "nconf neri"]],
+    positions: Float[Array, "nconf nat 3"],
+    densities: Float[Array, "nconf nspin nao nao"],
+    exact_exchange: float,
+) -> Float[Array, "nconf nat 3"]:
+    """As `libcint_repulsion_gradient`, by reverse-mode differentiation of integrals.
+
+    Parameters
+    ----------
+    electron_repulsion
+        Distinct integrals of conformers, packed as in `qmgen.dft.integrals.Integrals`.
+    positions, densities
+        Of the conformers; Bohr.
+    exact_exchange
+        Share of exact exchange.
+    """
+    cotangent = jax.vmap(partial(repulsion_cotangent, exact_exchange=exact_exchange))(densities)
+    (gradient,) = jax.vjp(electron_repulsion, positions)[1](cotangent)
+    return gradient
 
 
 @partial(jax.jit, static_argnames=("exact_exchange",))

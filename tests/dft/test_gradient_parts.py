@@ -7,12 +7,18 @@ import pytest
 from pyscf import gto, scf
 
 from qmgen.dft.basis import build_basis
+from qmgen.dft.dense_repulsion import dense_electron_repulsion
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.one_electron_gradient import (
     libcint_one_electron_gradient,
     native_one_electron_gradient,
 )
-from qmgen.dft.repulsion_gradient import libcint_repulsion_gradient, repulsion_cotangent
+from qmgen.dft.repulsion_gradient import (
+    libcint_repulsion_gradient,
+    native_repulsion_gradient,
+    repulsion_cotangent,
+)
+from qmgen.dft.shell_pairs import pair_table
 from qmgen.dft.two_electron import packed_size, supermatrix, two_electron_matrix
 from tests.dft.systems import embed, pyscf_molecule
 
@@ -105,3 +111,35 @@ def test_repulsion_cotangent_of_two_spins() -> None:
     energy = jnp.sum(repulsion_cotangent(jnp.asarray(spins), 1.0) * mol.intor("int2e", aosym="s8"))
     # The energy is linear in the integrals, and a sum of 1e4 terms of order 1.
     assert float(energy) == pytest.approx(repulsion_energy(mol, spins, "hf"), abs=1e-9)
+
+
+def test_dense_integrals_equal_libcint() -> None:
+    z, positions, _ = embed("[H]F")
+    basis = build_basis(z, "sto-3g")
+    eri = jax.jit(dense_electron_repulsion)(pair_table(basis, basis.nao), positions[0])
+    # Rounding of sums of primitives, each up to 100.
+    expected = pyscf_molecule(z, positions[0], "sto-3g").intor("int2e")
+    np.testing.assert_allclose(eri, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("nspin", [1, 2])
+def test_native_repulsion_gradient_equals_libcint(nspin: int) -> None:
+    # Only s functions, which compile fast; three centres.
+    z = np.array([1, 2, 1], np.int32)
+    positions = np.random.default_rng(8).normal(size=(2, 3, 3)) * 2
+    basis = build_basis(z, "6-31g")
+    table = pair_table(basis, basis.nao)
+    pairs = np.tril_indices(basis.nao)
+    distinct = np.tril_indices(len(pairs[0]))
+
+    def packed(positions: jax.Array) -> jax.Array:
+        eri = dense_electron_repulsion(table, positions)
+        return eri[*pairs][:, *pairs][distinct]
+
+    densities = np.stack([some_densities(basis.nao, nspin)] * 2)
+    native = native_repulsion_gradient(
+        jax.vmap(packed), jnp.asarray(positions), jnp.asarray(densities), 0.2
+    )
+    libcint = libcint_repulsion_gradient(basis, positions, densities, get_functional("b3lyp"))
+    # libcint's screening.
+    np.testing.assert_allclose(native, libcint, atol=1e-9)
