@@ -70,8 +70,8 @@ def _class_integrals(bra: _Side, ket: _Side) -> Float[Array, "nbra nket"]:
     (pairs_a, of_a, E_a), (pairs_b, of_b, E_b) = bra, ket
     orders = sum(pairs_a.degrees), sum(pairs_b.degrees)
     p, q = of_a.exponent[:, None], of_b.exponent[None, :]
-    separation = (of_a.centre[k][:, None] - of_b.centre[k][None, :] for k in range(3))
-    R = hermite_potential(sum(orders), p * q / (p + q), *separation)
+    separation = of_a.centre[:, :, None] - of_b.centre[:, None, :]
+    R = hermite_potential(sum(orders), p * q / (p + q), separation)
     norm = 2 * math.pi**2.5 / (p * q * jnp.sqrt(p + q))
     place = {tuv: n for n, tuv in enumerate(hermite_powers(sum(orders)))}
     total = jnp.zeros(())
@@ -80,7 +80,7 @@ def _class_integrals(bra: _Side, ket: _Side) -> Float[Array, "nbra nket"]:
             place[h[0] + powers[0], h[1] + powers[1], h[2] + powers[2]]
             for h in hermite_powers(orders[0])
         ]
-        half = sum(E_a[:, h, :, None] * R[row] for h, row in enumerate(rows)) * norm
+        half = norm * jnp.einsum("chp,hpq->cpq", E_a, R[np.array(rows)], precision="highest")
         half = contract(pairs_a, half.swapaxes(1, 2))
         # Component of the ket, of the bra, primitive pair of the ket, pair of the bra.
         total = total + (-1) ** sum(powers) * E_b[:, k][:, None, :, None] * half

@@ -123,18 +123,15 @@ def _nuclear_potential(
     order = sum(pairs.degrees)
     p, P = primitives.exponent, primitives.centre
 
-    def add_nucleus(
-        sums: tuple[Array, ...], nucleus: tuple[Array, Array]
-    ) -> tuple[tuple[Array, ...], None]:
+    def add_nucleus(total: Array, nucleus: tuple[Array, Array]) -> tuple[Array, None]:
         charge, C = nucleus
-        R = hermite_potential(order, p, *(P[axis] - C[axis] for axis in range(3)))
-        return tuple(s - charge * r for s, r in zip(sums, R, strict=True)), None
+        return total - charge * hermite_potential(order, p, P - C[:, None]), None
 
     # One nucleus after the other, so that what is added to stays in the processor's cache; a
     # derivative computes each anew for the same reason.
-    start = tuple(jnp.zeros_like(p) for _ in hermite_powers(order))
-    sums, _ = jax.lax.scan(jax.checkpoint(add_nucleus), start, (charges, positions))
-    R = jnp.stack(sums) * (2 * math.pi / p)
+    start = jnp.zeros((len(hermite_powers(order)), p.size), p.dtype)
+    total, _ = jax.lax.scan(jax.checkpoint(add_nucleus), start, (charges, positions))
+    R = total * (2 * math.pi / p)
     weights, index = hermite_weights(pairs, primitives)
     value = sum_terms(weights, R, index)
     return contract(pairs, value)

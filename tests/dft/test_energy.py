@@ -35,7 +35,9 @@ def displaced(positions: np.ndarray) -> tuple[np.ndarray, jax.Array, jax.Array]:
     )
 
 
-@pytest.mark.parametrize("functional", ["hf", pytest.param("b3lyp", marks=pytest.mark.slow)])
+# Its Hessian compiles for minutes.
+@pytest.mark.slow
+@pytest.mark.parametrize("functional", ["hf", "b3lyp"])
 def test_derivatives_of_water(functional: str) -> None:
     z, positions, _ = embed("O")
     config = DFTConfig(functional=functional, basis="sto-3g", grid_level=0, conv_tol=1e-13)
