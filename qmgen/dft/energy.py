@@ -103,8 +103,8 @@ def density_function(
 ) -> PositionFunction:
     """Self-consistent density matrix as a function of positions (Bohr).
 
-    Arguments, errors and transforms as of `energy_function`; derivatives are those of the
-    coupled-perturbed equations.
+    Arguments and errors as of `energy_function`; derivatives are those of the coupled-perturbed
+    equations, in forward mode only.
     """
     problem = _Problem.of(atomic_numbers, config, charge)
 
