@@ -52,8 +52,8 @@ def energy_function(
 ) -> PositionFunction:
     """Total energy (Hartree) of a closed shell as a function of positions (Bohr).
 
-    It composes with `jax.grad`, `jax.jacfwd`, `jax.jacrev`, `jax.vmap` and `jax.jit` in any order,
-    and is NaN where the cycles don't converge. The first derivative needs no response of the
+    It composes with `jax.grad`, `jax.vmap` and `jax.jit`; Hessians are `jax.jacfwd` of `jax.grad`.
+    It is NaN where the cycles don't converge. The first derivative needs no response of the
     density. Call it and its transforms within `qmgen.dft.precision.double_precision`. For small
     molecules: integrals are dense, and a program compiles for a minute.
 
