@@ -6,9 +6,14 @@ unrolled while a program is traced, over arrays of any one shape.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from qmgen.dft.boys import boys
 
 # Coefficients E_t of (i, j), t = 0 ... i + j.
 Expansion = dict[tuple[int, int], list[Float[Array, "*n"]]]
@@ -120,6 +125,63 @@ def hermite_coulomb(
                 ]
             auxiliary[powers] = values
     return {powers: values[0] for powers, values in auxiliary.items()}
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def hermite_potential(
+    max_order: int, exponent: Float[Array, "*n"], separation: Float[Array, "3 *n"]
+) -> Float[Array, "nhermite *n"]:
+    """R_tuv of `hermite_coulomb`, in the order of `hermite_powers`.
+
+    The same recursion over rows, order by order, which compiles faster. Derivatives by the
+    separation, of any order, are again such integrals, so that differentiated programs stay small.
+    Exponents count as constants.
+
+    Parameters
+    ----------
+    max_order
+        Highest t + u + v.
+    exponent
+        a, 1 / Bohr^2.
+    separation
+        R along x, y and z, Bohr.
+    """
+    F = boys(exponent * jnp.sum(separation * separation, axis=0), max_order)
+    factor = -2 * exponent
+    # Rows of powers, then n of R^n_tuv.
+    auxiliary = [jnp.stack([f * factor**n for n, f in enumerate(F)])[None]]
+    place = {
+        powers: n for order in range(max_order) for n, powers in enumerate(cartesian_powers(order))
+    }
+    for order in range(1, max_order + 1):
+        powers = cartesian_powers(order)
+        axes = [min((k for k in range(3) if p[k]), key=lambda k: p[k]) for p in powers]
+        once = [_lower(p, axis) for p, axis in zip(powers, axes, strict=True)]
+        rows = np.array([place[p] for p in once])
+        values = separation[np.array(axes)][:, None] * auxiliary[-1][rows, 1:]
+        factors = np.array([p[axis] for p, axis in zip(once, axes, strict=True)], float)
+        if factors.any():
+            twice = [
+                place[_lower(p, axis)] if p[axis] else 0 for p, axis in zip(once, axes, strict=True)
+            ]
+            rest = auxiliary[-2][np.array(twice), 1 : values.shape[1] + 1]
+            values += jnp.asarray(factors).reshape(-1, *(1,) * (rest.ndim - 1)) * rest
+        auxiliary.append(values)
+    return jnp.concatenate([values[:, 0] for values in auxiliary])
+
+
+@hermite_potential.defjvp
+def _hermite_potential_jvp(
+    max_order: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    R = hermite_potential(max_order + 1, *primals)
+    place = {powers: n for n, powers in enumerate(hermite_powers(max_order + 1))}
+    powers = hermite_powers(max_order)
+    raised = np.array(
+        [[place[t + 1, u, v], place[t, u + 1, v], place[t, u, v + 1]] for t, u, v in powers]
+    )
+    slope = sum(R[raised[:, axis]] * tangents[1][axis] for axis in range(3))
+    return R[: len(powers)], slope
 
 
 def _lower(powers: Powers, axis: int) -> Powers:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qmgen.dft.boys import boys
-from qmgen.dft.hermite import hermite_coulomb, hermite_powers
+from qmgen.dft.hermite import hermite_potential, hermite_powers
 from qmgen.dft.shell_pairs import (
     PairClass,
     PairTable,
@@ -124,19 +123,15 @@ def _nuclear_potential(
     order = sum(pairs.degrees)
     p, P = primitives.exponent, primitives.centre
 
-    def add_nucleus(
-        sums: tuple[Array, ...], nucleus: tuple[Array, Array]
-    ) -> tuple[tuple[Array, ...], None]:
+    def add_nucleus(total: Array, nucleus: tuple[Array, Array]) -> tuple[Array, None]:
         charge, C = nucleus
-        x, y, z = (P[axis] - C[axis] for axis in range(3))
-        R = hermite_coulomb(boys(p * (x * x + y * y + z * z), order), p, (x, y, z))
-        powers = hermite_powers(order)
-        return tuple(s - charge * R[tuv] for s, tuv in zip(sums, powers, strict=True)), None
+        return total - charge * hermite_potential(order, p, P - C[:, None]), None
 
-    # One nucleus after the other, so that what is added to stays in the processor's cache.
-    start = tuple(jnp.zeros_like(p) for _ in hermite_powers(order))
-    sums, _ = jax.lax.scan(add_nucleus, start, (charges, positions))
-    R = jnp.stack(sums) * (2 * math.pi / p)
+    # One nucleus after the other, so that what is added to stays in the processor's cache; a
+    # derivative computes each anew for the same reason.
+    start = jnp.zeros((len(hermite_powers(order)), p.size), p.dtype)
+    total, _ = jax.lax.scan(jax.checkpoint(add_nucleus), start, (charges, positions))
+    R = total * (2 * math.pi / p)
     weights, index = hermite_weights(pairs, primitives)
     value = sum_terms(weights, R, index)
     return contract(pairs, value)
