@@ -22,7 +22,6 @@ from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
 from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.functionals import FUNCTIONAL_NAMES
 from qmgen.dft.interop import pyscf_calculation
-from qmgen.dft.unrestricted_forces import unrestricted_forces
 from qmgen.molecules import ConformerConfig, Molecule, embed_conformers, molecule_from_smiles
 from qmgen.units import BOHR_PER_ANGSTROM, DEBYE_PER_ATOMIC_UNIT
 
@@ -87,13 +86,14 @@ def force_difference(
     reference: scf.hf.SCF,
 ) -> float:
     """Largest difference of a component from PySCF's gradient, Hartree / Bohr."""
-    z, charge = molecule.atomic_numbers, molecule.charge
-    if molecule.spin:
-        forces = unrestricted_forces(
-            z, positions, config, labels, charge=charge, spin=molecule.spin
-        )
-    else:
-        forces = nuclear_forces(z, positions, config, labels, charge=charge)
+    forces = nuclear_forces(
+        molecule.atomic_numbers,
+        positions,
+        config,
+        labels,
+        charge=molecule.charge,
+        spin=molecule.spin,
+    )
     return float(np.abs(forces[0] + reference.nuc_grad_method().kernel()).max())
 
 

@@ -202,7 +202,7 @@ class _Problem:
                 functional=functional,
                 charges=atomic_numbers.astype(np.float64),
                 pairs=pair_table(basis, basis.nao),
-                orbitals=orbital_table(basis, len(basis.shell_l), basis.nao),
+                orbitals=orbital_table(basis, basis.nao),
                 grid=_grid(atomic_numbers, config.grid_level) if functional.terms else None,
                 guess=_separate_atoms(basis),
                 noccupied=nelectron // 2,

@@ -16,17 +16,19 @@ from jaxtyping import Array, Float, Int
 from qmgen.dft.basis import Basis, build_basis
 from qmgen.dft.cartesian import cartesian_to_orbitals, mixes_kinds
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.conformer_labels import ConformerLabels
 from qmgen.dft.functionals import Functional, get_functional
 from qmgen.dft.grid import GridTable, grid_table
 from qmgen.dft.integrals import libcint_one_electron_integrals
 from qmgen.dft.interop import pyscf_calculation
-from qmgen.dft.label import ConformerLabels
+from qmgen.dft.native_integrals import native_pays, native_plan
 from qmgen.dft.one_electron_gradient import one_electron_gradient
 from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
 from qmgen.dft.quadrature_gradient import exchange_correlation_gradient
-from qmgen.dft.repulsion_gradient import libcint_repulsion_gradient
+from qmgen.dft.repulsion_gradient import libcint_repulsion_gradient, native_repulsion_gradient
 from qmgen.dft.sizes import GRID_BLOCK, shape_of
+from qmgen.dft.unrestricted import spin_occupations
 
 Positions = Float[np.ndarray, "nconf nat 3"]
 Densities = Float[np.ndarray, "nconf nspin nao nao"]
@@ -43,14 +45,15 @@ def nuclear_forces(
     labels: ConformerLabels,
     *,
     charge: int = 0,
+    spin: int = 0,
     grid_response: bool = False,
 ) -> Positions:
     """Minus the gradient of the energy, Hartree / Bohr; NaN where the energy is no number.
 
     Parameters
     ----------
-    atomic_numbers, positions, charge
-        Of the conformers that were labelled; Bohr, elementary charges.
+    atomic_numbers, positions, charge, spin
+        Of the conformers that were labelled; Bohr, elementary charges, 2S.
     config
         Level of theory of the labels.
     labels
@@ -60,27 +63,33 @@ def nuclear_forces(
         are the forces the derivative of the energy on a coarse grid.
     """
     basis = build_basis(atomic_numbers, config.basis, config.cartesian)
-    noccupied = (int(np.sum(atomic_numbers)) - charge) // 2
+    occupations = spin_occupations(int(np.sum(atomic_numbers)) - charge, spin)
     forces = np.full(positions.shape, np.nan)
     rows = np.flatnonzero(np.isfinite(labels.energy))
     if not len(rows):
         return forces
     where = positions[rows]
     overlap = libcint_one_electron_integrals(basis, where).overlap
+    focks = [labels.fock] if labels.spin is None else [labels.fock, labels.spin.fock_beta]
+    # Of each spin, or of the one kind of orbitals of a closed shell.
     solutions = [
-        scipy.linalg.eigh(fock, S) for fock, S in zip(labels.fock[rows], overlap, strict=True)
+        [scipy.linalg.eigh(fock, S) for fock, S in zip(of_spin[rows], overlap, strict=True)]
+        for of_spin in focks
     ]
     if config.two_electron == "density_fitting":
-        fitted = partial(_fitted_gradient, basis, config, charge, noccupied, grid_response)
-        gradients = [fitted(xyz, *solution) for xyz, solution in zip(where, solutions, strict=True)]
+        fitted = partial(_fitted_gradient, basis, config, charge, occupations, grid_response)
+        gradients = [fitted(xyz, *one) for xyz, *one in zip(where, *solutions, strict=True)]
         forces[rows] = -np.stack(gradients)
         return forces
-    occupied = np.stack([C[:, :noccupied] for _, C in solutions])
-    energies = np.stack([e[:noccupied] for e, _ in solutions])
-    density = 2 * occupied @ occupied.transpose(0, 2, 1)
-    weighted = 2 * (occupied * energies[:, None, :]) @ occupied.transpose(0, 2, 1)
+    electrons = 2 / len(focks)
+    densities, weighted = [], np.zeros_like(overlap)
+    for of_spin, noccupied in zip(solutions, occupations, strict=False):
+        occupied = np.stack([C[:, :noccupied] for _, C in of_spin])
+        energies = np.stack([e[:noccupied] for e, _ in of_spin])
+        densities.append(electrons * occupied @ occupied.transpose(0, 2, 1))
+        weighted += electrons * (occupied * energies[:, None]) @ occupied.transpose(0, 2, 1)
     gradient = energy_gradient(
-        basis, where, config, density[:, None], weighted, grid_response=grid_response
+        basis, where, config, np.stack(densities, 1), weighted, grid_response=grid_response
     )
     forces[rows] = -gradient
     return forces
@@ -115,7 +124,11 @@ def energy_gradient(
     functional = get_functional(config.functional)
     total = densities.sum(axis=1)
     gradient = one_electron_gradient(basis, positions, total, energy_weighted)
-    gradient += libcint_repulsion_gradient(basis, positions, densities, functional)
+    if native_pays(basis, len(positions)) and not functional.long_range_exchange:
+        plan = native_plan(basis, positions, config.precision)
+        gradient += native_repulsion_gradient(plan, positions, densities, functional.exact_exchange)
+    else:
+        gradient += libcint_repulsion_gradient(basis, positions, densities, functional)
     if functional.terms:
         gradient += _quadrature_gradients(
             basis, positions, config, functional, densities, grid_response
@@ -135,7 +148,7 @@ def _quadrature_gradients(
     more_atoms = shape.natoms - positions.shape[1]
     more_orbitals = shape.nao - basis.nao
     with double_precision():
-        orbitals = orbital_table(basis, shape.nshell, shape.nao)
+        orbitals = orbital_table(basis, shape.nao)
         grid = grid_table(basis.atomic_numbers, config.grid_level, shape.natoms, shape.npoints)
         where = np.pad(positions, ((0, 0), (0, more_atoms), (0, 0)))
         matrices = np.pad(densities, ((0, 0), (0, 0), (0, more_orbitals), (0, more_orbitals)))
@@ -172,18 +185,32 @@ def _fitted_gradient(
     basis: Basis,
     config: DFTConfig,
     charge: int,
-    noccupied: int,
+    occupations: tuple[int, int],
     grid_response: bool,
     positions: Float[np.ndarray, "nat 3"],
-    energies: Float[np.ndarray, " nao"],
-    coefficients: Float[np.ndarray, "nao nao"],
+    *solutions: tuple[Float[np.ndarray, " nao"], Float[np.ndarray, "nao nao"]],
 ) -> Float[np.ndarray, "nat 3"]:
     """Gradient of a conformer with density fitting, by PySCF."""
-    calculation = pyscf_calculation(basis.atomic_numbers, positions, config, charge)
-    if mixes_kinds(basis):
-        coefficients = cartesian_to_orbitals(basis).toarray() @ coefficients
+    calculation = pyscf_calculation(
+        basis.atomic_numbers, positions, config, charge, occupations[0] - occupations[1]
+    )
+    T = cartesian_to_orbitals(basis).toarray() if mixes_kinds(basis) else np.eye(basis.nao)
+    orbital = np.arange(basis.nao)
+    electrons = 2.0 / len(solutions)
+    energies, coefficients, electron_numbers = (
+        np.stack(x)
+        for x in zip(
+            *(
+                (e, T @ C, np.where(orbital < n, electrons, 0.0))
+                for (e, C), n in zip(solutions, occupations, strict=False)
+            ),
+            strict=True,
+        )
+    )
+    if len(solutions) == 1:
+        energies, coefficients, electron_numbers = energies[0], coefficients[0], electron_numbers[0]
     calculation.mo_energy, calculation.mo_coeff = energies, coefficients
-    calculation.mo_occ = np.where(np.arange(len(energies)) < noccupied, 2.0, 0.0)
+    calculation.mo_occ = electron_numbers
     gradient = calculation.nuc_grad_method()
     if get_functional(config.functional).terms:
         gradient.grid_response = grid_response

@@ -180,8 +180,8 @@ def _hermite_potential_jvp(
     raised = np.array(
         [[place[t + 1, u, v], place[t, u + 1, v], place[t, u, v + 1]] for t, u, v in powers]
     )
-    slope = sum(R[raised[:, axis]] * tangents[1][axis] for axis in range(3))
-    return R[: len(powers)], slope
+    x, y, z = (R[raised[:, axis]] * tangents[1][axis] for axis in range(3))
+    return R[: len(powers)], x + y + z
 
 
 def _lower(powers: Powers, axis: int) -> Powers:

@@ -1,10 +1,9 @@
 """Derivative of the two-electron energy by the positions of the atoms, at fixed density.
 
 Two ways: integrals' derivatives from libcint, contracted as they come; or a cotangent for each
-distinct integral, from which reverse-mode differentiation of native integrals goes on.
+distinct integral, from which that of native integrals goes on.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,8 +16,11 @@ from pyscf.scf import _vhf
 
 from qmgen.dft.basis import Basis, shell_size
 from qmgen.dft.cartesian import cartesian_to_orbitals, libcint_kind, mixes_kinds
+from qmgen.dft.electron_repulsion import RepulsionPlan, electron_repulsion_gradient
 from qmgen.dft.functionals import Functional
 from qmgen.dft.integrals import environment
+from qmgen.dft.native_integrals import LANES
+from qmgen.dft.precision import double_precision
 
 Densities = Float[np.ndarray, "nspin nao nao"]
 
@@ -124,25 +126,38 @@ def libcint_orbital_atom(basis: Basis) -> Int[np.ndarray, " nlibcint"]:
 
 
 def native_repulsion_gradient(
-    electron_repulsion: Callable[[Float[Array, "nconf nat 3"]], Float[Array, "nconf neri"]],
-    positions: Float[Array, "nconf nat 3"],
-    densities: Float[Array, "nconf nspin nao nao"],
+    plan: RepulsionPlan,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    densities: Float[np.ndarray, "nconf nspin nao nao"],
     exact_exchange: float,
-) -> Float[Array, "nconf nat 3"]:
-    """As `libcint_repulsion_gradient`, by reverse-mode differentiation of integrals.
+) -> Float[np.ndarray, "nconf nat 3"]:
+    """As `libcint_repulsion_gradient` for exchange at all ranges alike, by native integrals.
 
     Parameters
     ----------
-    electron_repulsion
-        Distinct integrals of conformers, packed as in `qmgen.dft.integrals.Integrals`.
+    plan
+        Of the molecule's integrals.
     positions, densities
         Of the conformers; Bohr.
     exact_exchange
         Share of exact exchange.
     """
-    cotangent = jax.vmap(partial(repulsion_cotangent, exact_exchange=exact_exchange))(densities)
-    (gradient,) = jax.vjp(electron_repulsion, positions)[1](cotangent)
-    return gradient
+    gradients = []
+    with double_precision():
+        for start in range(0, len(positions), LANES):
+            where = positions[start : start + LANES]
+            matrices = densities[start : start + LANES]
+            cotangents = np.stack(
+                [repulsion_cotangent(jnp.asarray(D), exact_exchange) for D in matrices]
+            )
+            # Lanes without a conformer of their own repeat the last one and contribute nothing.
+            more = LANES - len(where)
+            lanes = np.pad(where, ((0, more), (0, 0), (0, 0)), mode="edge")
+            gradient = electron_repulsion_gradient(
+                plan, jnp.asarray(lanes), np.pad(cotangents, ((0, more), (0, 0)))
+            )
+            gradients.append(np.asarray(gradient)[: len(where)])
+    return np.concatenate(gradients)
 
 
 @partial(jax.jit, static_argnames=("exact_exchange",))

@@ -16,7 +16,6 @@ from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
-from qmgen.dft.unrestricted_forces import unrestricted_forces
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
 from qmgen.generate.plan import Batch, Slice
@@ -155,7 +154,15 @@ def _record(
         **_dispersion_columns(molecule, positions, labels.converged, config),
     }
     if config.labels.forces:
-        columns["forces"] = _forces(molecule, positions, labels, config)
+        columns["forces"] = nuclear_forces(
+            molecule.atomic_numbers,
+            positions,
+            config.dft,
+            labels,
+            charge=molecule.charge,
+            spin=molecule.spin,
+            grid_response=config.labels.forces_grid_response,
+        )
     if config.labels.density_matrix:
         columns["density_matrix"] = pack_symmetric(labels.density)
     if config.labels.fock_matrix:
@@ -176,30 +183,6 @@ def _record(
     )
     check_record(record, optional_labels)
     return record
-
-
-def _forces(
-    molecule: Molecule,
-    positions: Float[np.ndarray, "nconf nat 3"],
-    labels: ConformerLabels,
-    config: RunConfig,
-) -> Float[np.ndarray, "nconf nat 3"]:
-    z, charge, response = (
-        molecule.atomic_numbers,
-        molecule.charge,
-        config.labels.forces_grid_response,
-    )
-    if molecule.spin:
-        return unrestricted_forces(
-            z,
-            positions,
-            config.dft,
-            labels,
-            charge=charge,
-            spin=molecule.spin,
-            grid_response=response,
-        )
-    return nuclear_forces(z, positions, config.dft, labels, charge=charge, grid_response=response)
 
 
 def _dispersion_columns(

@@ -9,6 +9,7 @@ from pyscf import gto, scf
 from qmgen.dft.basis import build_basis
 from qmgen.dft.dense_repulsion import dense_electron_repulsion
 from qmgen.dft.functionals import get_functional
+from qmgen.dft.native_integrals import native_plan
 from qmgen.dft.one_electron_gradient import (
     libcint_one_electron_gradient,
     native_one_electron_gradient,
@@ -124,22 +125,13 @@ def test_dense_integrals_equal_libcint() -> None:
 
 @pytest.mark.parametrize("nspin", [1, 2])
 def test_native_repulsion_gradient_equals_libcint(nspin: int) -> None:
-    # Only s functions, which compile fast; three centres.
+    # Only s functions, which compile fast; three centres, and lanes without a conformer.
     z = np.array([1, 2, 1], np.int32)
-    positions = np.random.default_rng(8).normal(size=(2, 3, 3)) * 2
+    positions = np.random.default_rng(8).normal(size=(3, 3, 3)) * 2
     basis = build_basis(z, "6-31g")
-    table = pair_table(basis, basis.nao)
-    pairs = np.tril_indices(basis.nao)
-    distinct = np.tril_indices(len(pairs[0]))
-
-    def packed(positions: jax.Array) -> jax.Array:
-        eri = dense_electron_repulsion(table, positions)
-        return eri[*pairs][:, *pairs][distinct]
-
-    densities = np.stack([some_densities(basis.nao, nspin)] * 2)
-    native = native_repulsion_gradient(
-        jax.vmap(packed), jnp.asarray(positions), jnp.asarray(densities), 0.2
-    )
+    plan = native_plan(basis, positions, "float64")
+    densities = np.stack([some_densities(basis.nao, nspin)] * 3)
+    native = native_repulsion_gradient(plan, positions, densities, 0.2)
     libcint = libcint_repulsion_gradient(basis, positions, densities, get_functional("b3lyp"))
-    # libcint's screening.
+    # libcint's screening, and integrals below 1e-4 in float32.
     np.testing.assert_allclose(native, libcint, atol=1e-9)

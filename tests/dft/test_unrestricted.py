@@ -11,6 +11,7 @@ from qmgen.dft.basis import build_basis
 from qmgen.dft.cholesky import cholesky_integrals
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.conformer_labels import ConformerLabels
+from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.guess import minao_density
 from qmgen.dft.integrals import libcint_integrals
@@ -18,7 +19,6 @@ from qmgen.dft.label import label_conformers
 from qmgen.dft.precision import double_precision
 from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
 from qmgen.dft.unrestricted import SpinHamiltonian, solve_unrestricted, spin_occupations
-from qmgen.dft.unrestricted_forces import unrestricted_forces
 from qmgen.errors import UnsupportedMoleculeError
 from qmgen.units import DEBYE_PER_ATOMIC_UNIT
 from tests.dft.systems import embed, pyscf_solution
@@ -207,7 +207,7 @@ def test_forces_equal_pyscf(smiles: str, spin: int, functional: str, grid_respon
     z, positions, charge = embed(smiles)
     config = DFTConfig(functional=functional, basis="sto-3g", grid_level=1)
     labels = label_conformers(z, positions, config, charge=charge, spin=spin)
-    forces = unrestricted_forces(
+    forces = nuclear_forces(
         z, positions, config, labels, charge=charge, spin=spin, grid_response=grid_response
     )
     gradient = pyscf_solution(z, positions[0], config, charge, spin).nuc_grad_method()
