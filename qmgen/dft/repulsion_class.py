@@ -150,9 +150,10 @@ class ClassStages:
             part = _slice(array, start, size, axis).astype(dtype)
             return jnp.moveaxis(part, axis, 0) if front else part
 
+        double = jnp.dtype(jnp.float64)
         return Expansion(
-            of(pairs.exponents, 1, jnp.float64),
-            of(pairs.centres, 2, jnp.float64),
+            of(pairs.exponents, 1, double),
+            of(pairs.centres, 2, double),
             tuple(of(w, 2, self.dtype) for w in pairs.weights),
             of(pairs.monomials, 1, self.dtype),
         )
