@@ -35,10 +35,8 @@ from qmgen.dft.repulsion_pairs import (
 NEGLIGIBLE_INTEGRAL = 1e-11
 # Integrals below this are computed in float32, whose rounding then is 3e-7 of it, Hartree.
 SINGLE_PRECISION_INTEGRAL = 1e-4
-# Classes and lists of blocks are padded to 2^n or 3 2^n from these on, so that molecules share
-# programs.
-_LEAST_PAIRS = 16
-_LEAST_ITEMS = 64
+# Classes are padded to this many pairs or 8^n times as many.
+_LEAST_PAIRS = 64
 # What is done with a block of pairs.
 _LEFT_OUT, _SINGLE, _DOUBLE = range(3)
 # Rows of 64 numbers that fill a part of a core's second-level cache.
@@ -47,7 +45,7 @@ _ROWS_AT_A_TIME = 2048
 
 @dataclass(frozen=True, eq=False)
 class _ClassWork:
-    """Blocks of two classes that one program computes, in one precision.
+    """Blocks of two classes that one call of a program computes, in one precision.
 
     ``source`` and ``target`` are places of integrals in the result, flattened but for conformers,
     and among all distinct integrals of the molecule, in the order of the latter.
@@ -102,31 +100,22 @@ def plan_repulsion(
     classes = []
     for pairs in sorted(found, key=lambda c: c.kind.max_l):
         # A block may begin at the last pair.
-        classes.append(pad_pairs(pairs, padded_length(len(pairs.bound) + 15, _LEAST_PAIRS)))
+        classes.append(pad_pairs(pairs, _padded_length(len(pairs.bound) + 15)))
     pair_numbers = [_pair_numbers(c) for c in classes]
     work = []
     for i, bra in enumerate(classes):
         for j, ket in enumerate(classes[: i + 1]):
             codes, items = _blocks(bra, ket, single_below)
             for precision, code in (("float64", _DOUBLE), ("float32", _SINGLE)):
+                kind = ClassKind(bra.kind, ket.kind, _tile(bra, ket), precision)
                 chosen = items[codes == code]
-                if not len(chosen):
-                    continue
-                padded = np.zeros((padded_length(len(chosen), _LEAST_ITEMS), 4), np.int32)
-                padded[: len(chosen)] = chosen
-                tile = _tile(bra, ket)
-                source, target = _places(chosen, tile, pair_numbers[i], pair_numbers[j])
-                work.append(
-                    _ClassWork(
-                        i,
-                        j,
-                        ClassKind(bra.kind, ket.kind, tile, precision),
-                        jnp.asarray(padded),
-                        jnp.asarray(len(chosen), jnp.int32),
-                        source,
-                        target,
-                    )
-                )
+                for start in range(0, len(chosen), size := _items_at_a_time(kind)):
+                    some = chosen[start : start + size]
+                    padded = np.zeros((size, 4), np.int32)
+                    padded[: len(some)] = some
+                    number = jnp.asarray(len(some), jnp.int32)
+                    places = _places(some, kind.tile, pair_numbers[i], pair_numbers[j])
+                    work.append(_ClassWork(i, j, kind, jnp.asarray(padded), number, *places))
     npair = basis.nao * (basis.nao + 1) // 2
     return RepulsionPlan(
         classes=tuple(classes),
@@ -136,12 +125,17 @@ def plan_repulsion(
     )
 
 
-def padded_length(number: int, least: int) -> int:
-    """Smallest of least, 1.5 least, 2 least, 3 least, 4 least ... that is not below a number."""
-    size = least
+def _padded_length(number: int) -> int:
+    """Number of pairs that a class is padded to: few different ones, which share programs."""
+    size = _LEAST_PAIRS
     while size < number:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+        size *= 8
     return size
+
+
+def _items_at_a_time(kind: ClassKind) -> int:
+    """Blocks that one call of a program computes, whose integrals fill some ten megabytes."""
+    return 128 if _block_size(kind) > 256 else 1024
 
 
 def _tile(bra: PairClass, ket: PairClass) -> int:
