@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: molecules this small gain nothing from more, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: demo test test-slow lint format setup schemas benchmark accuracy clean
+.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-run accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -46,9 +46,15 @@ format: setup
 schemas: setup
 	$(BIN)/python -m schemas.write
 
-# Labels per second per core against PySCF; the table belongs into benchmarks/README.md.
+# Labels per second per core against PySCF; the tables belong into benchmarks/README.md.
 benchmark: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py --precision float32
+	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py --forces
+
+# A whole run of 200 molecules, compilation included, against a script that loops PySCF.
+benchmark-run: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/end_to_end.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
