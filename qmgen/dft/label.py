@@ -188,10 +188,10 @@ def _label_batch(
 
 def _reusable(built: _Built) -> _Built:
     """The arrays of Hamiltonians whose sizes are those of every batch."""
-    hamiltonian, single = (
-        None if one is None else one._replace(factors=None, factors_long_range=None)
-        for one in built
-    )
+    hamiltonian, single = built
+    if single is not None:
+        single = single._replace(factors=None, factors_long_range=None)
+    hamiltonian = hamiltonian._replace(factors=None, factors_long_range=None)
     return hamiltonian, single
 
 
