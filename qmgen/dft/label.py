@@ -45,6 +45,9 @@ from qmgen.dft.unrestricted import (
 )
 from qmgen.errors import UnsupportedMoleculeError
 
+# Hamiltonians of a batch in float64, and in float32 where builds use them.
+_Built = tuple[Hamiltonian | SpinHamiltonian, Hamiltonian | None]
+
 
 def label_conformers(
     atomic_numbers: Int[np.ndarray, " nat"],
@@ -121,6 +124,7 @@ def label_conformers(
             basis, shape, config, noccupied, level_shift=level_shift, damping=damping
         )
         chunks = []
+        storage = None
         for group in _parts(which, max(at_a_time, batch_size)):
             integrals = engine(basis, positions[group])
             for places in _parts(np.arange(len(group)), batch_size):
@@ -135,7 +139,8 @@ def label_conformers(
                     None if initial_density is None else initial_density[members],
                     bool(spin),
                 )
-                raw = jax.device_get(_label_batch(config, tables, arrays))
+                labels, storage = _label_batch(config, tables, arrays, storage)
+                raw = jax.device_get(labels)
                 chunks.append(jax.tree.map(partial(_rows, np.arange(len(places))), raw))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
@@ -168,17 +173,34 @@ def _replace_rows(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np
     return result
 
 
-def _label_batch(config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays) -> RawLabels:
+def _label_batch(
+    config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays, storage: _Built | None
+) -> tuple[RawLabels, _Built]:
+    """Labels of a batch, and what the next batch may write its Hamiltonians over."""
+    if storage is None:
+        needed = _build_batch.eval_shape(config, tables, batch, None)
+        storage = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _reusable(needed))
     # Two programs: XLA copies what one loop leaves and another takes within a program.
-    hamiltonian = _build_batch(config, tables, batch)
+    built = _build_batch(config, tables, batch, storage)
     rest = replace(batch, eri=None, factors=None, eri_long_range=None, factors_long_range=None)
-    return _solve_batch(config, tables, rest, hamiltonian)
+    return _solve_batch(config, tables, rest, *built), _reusable(built)
 
 
-@partial(jax.jit, static_argnums=0)
+def _reusable(built: _Built) -> _Built:
+    """The arrays of Hamiltonians whose sizes are those of every batch."""
+    hamiltonian, single = built
+    if single is not None:
+        single = single._replace(factors=None, factors_long_range=None)
+    hamiltonian = hamiltonian._replace(factors=None, factors_long_range=None)
+    return hamiltonian, single
+
+
+# Fresh memory costs more than what is written to it: the system hands it out in cleared pages. So
+# a batch's Hamiltonians take the place of those of the batch before, which is donated.
+@partial(jax.jit, static_argnums=0, donate_argnums=3, keep_unused=True)
 def _build_batch(
-    config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays
-) -> Hamiltonian | SpinHamiltonian:
+    config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays, storage: _Built | None
+) -> _Built:
     return _map_batch(partial(_build_one, config, tables), batch)
 
 
@@ -188,8 +210,9 @@ def _solve_batch(
     tables: MoleculeTables,
     batch: ConformerArrays,
     hamiltonian: Hamiltonian | SpinHamiltonian,
+    single: Hamiltonian | None,
 ) -> RawLabels:
-    return _map_batch(partial(_label_one, config, tables), batch, hamiltonian)
+    return _map_batch(partial(_label_one, config, tables), batch, hamiltonian, single)
 
 
 def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
@@ -203,9 +226,7 @@ def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], alone)
 
 
-def _build_one(
-    config: DFTConfig, tables: MoleculeTables, conformer: ConformerArrays
-) -> Hamiltonian | SpinHamiltonian:
+def _build_one(config: DFTConfig, tables: MoleculeTables, conformer: ConformerArrays) -> _Built:
     functional = get_functional(config.functional)
     eri, eri_long_range = conformer.eri, conformer.eri_long_range
     nao = conformer.hcore.shape[0]
@@ -223,7 +244,7 @@ def _build_one(
     )
     repulsion = nuclear_repulsion(tables.charges, conformer.positions)
     if tables.noccupied.ndim:
-        return SpinHamiltonian(
+        of_spins = SpinHamiltonian(
             hcore=conformer.hcore,
             total_supermatrix=total,
             spin_supermatrix=None
@@ -234,7 +255,8 @@ def _build_one(
             orbitals=orbitals,
             nuclear_repulsion=repulsion,
         )
-    return Hamiltonian(
+        return of_spins, None
+    hamiltonian = Hamiltonian(
         hcore=conformer.hcore,
         supermatrix=total,
         factors=conformer.factors,
@@ -242,6 +264,9 @@ def _build_one(
         nuclear_repulsion=repulsion,
         factors_long_range=conformer.factors_long_range,
     )
+    if config.precision == "float64":
+        return hamiltonian, None
+    return hamiltonian, hamiltonian.astype(jnp.dtype("float32"))
 
 
 def _label_one(
@@ -249,6 +274,7 @@ def _label_one(
     tables: MoleculeTables,
     conformer: ConformerArrays,
     hamiltonian: Hamiltonian | SpinHamiltonian,
+    single: Hamiltonian | None,
 ) -> RawLabels:
     functional = get_functional(config.functional)
     positions, overlap = conformer.positions, conformer.overlap
@@ -271,7 +297,7 @@ def _label_one(
         )
         spin = RawSpin(of_spin, spins)
     else:
-        scf = solve_scf(config, functional, hamiltonian, *rest)
+        scf = solve_scf(config, functional, hamiltonian, single, *rest)
     _, smallest = symmetric_orthogonaliser(overlap)
     return RawLabels(
         scf=scf,

@@ -214,6 +214,7 @@ def solve_scf(
     config: DFTConfig,
     functional: Functional,
     hamiltonian: Hamiltonian,
+    single: Hamiltonian | None,
     overlap: Float[Array, "nao nao"],
     initial_orbitals: Float[Array, "nao norb"],
     initial_occupation: Float[Array, " norb"],
@@ -238,6 +239,8 @@ def solve_scf(
         Level of theory and thresholds (static).
     hamiltonian, overlap
         Of the conformer, float64.
+    single
+        The Hamiltonian in float32, unless all builds are float64.
     initial_orbitals, initial_occupation
         C and n of the first density D = C diag(n) C^T, float64.
     noccupied
@@ -251,7 +254,6 @@ def solve_scf(
     """
     orthogonaliser, _ = symmetric_orthogonaliser(overlap)
     S, X = overlap, orthogonaliser
-    single = None if config.precision == "float64" else hamiltonian.astype(jnp.dtype("float32"))
 
     def commutator(fock: Float[Array, "nao nao"], density: Float[Array, "nao nao"]) -> Array:
         """FDS - SDF between orthonormal orbitals; twice the orbital gradient, and DIIS' error."""

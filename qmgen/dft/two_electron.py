@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-# Rows of the supermatrix that are gathered at a time; bounds the memory of their indices.
+# Most rows of the supermatrix that are gathered at a time; bounds the memory of their indices.
 _ROWS_AT_A_TIME = 64
 
 
@@ -66,7 +66,9 @@ def supermatrix(
             row -= 0.25 * exact_exchange * exchange
         return row
 
-    return jax.lax.map(gather_row, pairs, batch_size=min(_ROWS_AT_A_TIME, rows.size))
+    # Without a remainder, for which XLA would copy the whole matrix.
+    at_a_time = max(n for n in range(1, _ROWS_AT_A_TIME + 1) if rows.size % n == 0)
+    return jax.lax.map(gather_row, pairs, batch_size=at_a_time)
 
 
 def two_electron_matrix(
