@@ -32,6 +32,7 @@ from qmgen.dataset.provenance import describe_hardware
 from qmgen.dft import DFTConfig, label_conformers
 from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.interop import pyscf_calculation
+from qmgen.dft.process_memory import keep_freed_memory
 from qmgen.errors import ConformerError
 from qmgen.molecules import ConformerConfig, Molecule, embed_conformers, read_molecules
 from qmgen.units import BOHR_PER_ANGSTROM
@@ -110,6 +111,7 @@ def main() -> None:
         two_electron=arguments.two_electron,
     )
     lib.num_threads(1)
+    keep_freed_memory()
 
     rows: list[Row] = []
     compile_seconds = 0.0

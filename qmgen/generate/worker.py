@@ -16,6 +16,7 @@ from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
+from qmgen.dft.process_memory import keep_freed_memory
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
 from qmgen.generate.plan import Batch, Slice
@@ -44,6 +45,7 @@ def prepare_process(threads: int) -> None:
         if single not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} {single}".strip()
     lib.num_threads(threads)
+    keep_freed_memory()
     use_compilation_cache()
 
 
