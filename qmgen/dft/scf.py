@@ -271,7 +271,11 @@ def solve_scf(
         # model doesn't hold yet; the first Fock matrix has none to be mixed with.
         damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
-        extrapolated, diis = diis_extrapolate(state.diis, fock_input, error, state.evaluations)
+        # The guess' Fock matrix gives way to the next one. Of a density that isn't idempotent the
+        # error may vanish without self-consistency, by symmetry for H2 in a minimal basis.
+        extrapolated, diis = diis_extrapolate(
+            state.diis, fock_input, error, jnp.maximum(state.evaluations - 1, 0)
+        )
         virtual = S - 0.5 * S @ state.density @ S
         _, C = diagonalise(extrapolated + level_shift * virtual, X, real_orbital)
         occupied = occupied_orbitals(C, noccupied, nslot)
