@@ -146,8 +146,8 @@ class _Stages:
             return jnp.moveaxis(part, axis, 0) if front else part
 
         return Expansion(
-            of(pairs.exponents, 1, jnp.float64),
-            of(pairs.centres, 2, jnp.float64),
+            of(pairs.exponents, 1, jnp.dtype("float64")),
+            of(pairs.centres, 2, jnp.dtype("float64")),
             tuple(of(w, 2, self.dtype) for w in pairs.weights),
             of(pairs.monomials, 1, self.dtype),
         )
