@@ -55,7 +55,7 @@ def test_coincident_nuclei_need_no_more_vectors_than_one() -> None:
     [
         ("CCO", "hf", "sto-3g"),
         ("C=O", "b3lyp", "6-31g*"),
-        ("O=S=O", "pbe", "def2-svp"),
+        pytest.param("O=S=O", "pbe", "def2-svp", marks=pytest.mark.slow),
     ],
 )
 def test_energy_equals_that_of_exact_integrals(smiles: str, functional: str, basis: str) -> None:
