@@ -38,7 +38,7 @@ def diis_extrapolate(
     fock, error
         Of this cycle; the error is the commutator FDS - SDF between orthonormal orbitals.
     cycle
-        Number of earlier calls.
+        Number of earlier calls whose entries count; one that does not is replaced.
     """
     space = state.focks.shape[0]
     slot = cycle % space

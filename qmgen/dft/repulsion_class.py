@@ -31,7 +31,7 @@ from qmgen.dft.staging import stage
 # right, conformers. A block has one pair on the left.
 Values = Float[Array, "ngroup ngroup nket nconf"]
 # Sums of one order on the left: weight, Hermite Gaussian; then what is on the right.
-Sums = list[Float[Array, "nweight nhermite ..."]]
+Sums = list[Float[Array, "_nweight _nhermite ..."]]
 
 
 class ClassKind(NamedTuple):
@@ -180,7 +180,7 @@ class ClassStages:
 
     def _hermite(
         self, boys_values: list[Values], separation: tuple[Values, Values, Values]
-    ) -> list[Float[Array, "nhermite nket_hermite ngroup ngroup nket nconf"]]:
+    ) -> list[Float[Array, "_nhermite nket_hermite ngroup ngroup nket nconf"]]:
         """R[H + K], for each order of H on the left."""
         K = hermite_powers(self.kind.ket.max_l)
         stacks = []

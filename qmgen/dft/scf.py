@@ -14,16 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
-from qmgen.dft.factorised import coulomb_exchange, exchange
 from qmgen.dft.functionals import Functional
-from qmgen.dft.quadrature import (
-    OrbitalsOnGrid,
-    QuadratureReference,
-    exchange_correlation,
-    exchange_correlation_near,
-    exchange_correlation_reference,
+from qmgen.dft.hamiltonian import (
+    Hamiltonian,
+    build_reference,
+    fock_and_energy,
+    fock_and_energy_near,
+    two_electron_near,
+    two_electron_part,
 )
-from qmgen.dft.two_electron import two_electron_matrix
 from qmgen.units import EV_PER_HARTREE
 
 # QM1B judges convergence by the spread of this many last energies.
@@ -36,24 +35,13 @@ SINGLE_PRECISION_GRADIENT = 1e-3
 _LARGEST_CHANGE = 0.1
 
 
-class Hamiltonian(NamedTuple):
-    """What the Kohn-Sham energy of a density needs, in one precision.
-
-    Two-electron integrals are the supermatrix of `qmgen.dft.two_electron` or the factors of
-    `qmgen.dft.factorised`.
-    """
-
-    hcore: Float[Array, "nao nao"]
-    supermatrix: Float[Array, "npair npair"] | None
-    factors: Float[Array, "naux npair"] | None
-    orbitals: OrbitalsOnGrid | None
-    nuclear_repulsion: Float[Array, ""]
-    # Of erf(ω r)/r, for range-separated functionals with factors.
-    factors_long_range: Float[Array, "naux_long_range npair"] | None = None
-
-    def astype(self, dtype: jnp.dtype) -> "Hamiltonian":
-        """The same in another precision."""
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+# Two-electron part of the density D = C diag(n) C^T, given C and n.
+_TwoElectron = Callable[[Float[Array, "nao norb"], Float[Array, " norb"]], Float[Array, "nao nao"]]
+# Fock matrix and energy of a density, given its two-electron part.
+_Build = Callable[
+    [Float[Array, "nao nao"], Float[Array, "nao nao"]],
+    tuple[Float[Array, "nao nao"], Float[Array, ""]],
+]
 
 
 class SCFResult(eqx.Module):
@@ -90,86 +78,6 @@ class _State(NamedTuple):
     gradient_norm: Float[Array, ""]
     recent_energies: Float[Array, " recent"]
     evaluations: Int[Array, ""]
-
-
-class _Reference(NamedTuple):
-    """A density whose Fock matrix was built in float64, and what builds nearby need of it."""
-
-    density: Float[Array, "nao nao"]
-    two_electron: Float[Array, "nao nao"]
-    quadrature: QuadratureReference | None
-
-
-# Two-electron part of the density D = C diag(n) C^T, given C and n.
-_TwoElectron = Callable[[Float[Array, "nao norb"], Float[Array, " norb"]], Float[Array, "nao nao"]]
-# Fock matrix and energy of a density, given its two-electron part.
-_Build = Callable[
-    [Float[Array, "nao nao"], Float[Array, "nao nao"]],
-    tuple[Float[Array, "nao nao"], Float[Array, ""]],
-]
-
-
-def two_electron_part(
-    functional: Functional,
-    hamiltonian: Hamiltonian,
-    orbitals: Float[Array, "nao norb"],
-    occupation: Float[Array, " norb"],
-) -> Float[Array, "nao nao"]:
-    """J - a K / 2 of a closed-shell density matrix D = C diag(n) C^T, Hartree.
-
-    Computed in the Hamiltonian's precision and returned in the orbitals'.
-    """
-    dtype = hamiltonian.hcore.dtype
-    if hamiltonian.factors is not None:
-        result = coulomb_exchange(
-            hamiltonian.factors,
-            orbitals.astype(dtype),
-            occupation.astype(dtype),
-            functional.exact_exchange,
-        )
-        if hamiltonian.factors_long_range is not None:
-            K = exchange(
-                hamiltonian.factors_long_range, orbitals.astype(dtype), occupation.astype(dtype)
-            )
-            result -= 0.5 * functional.long_range_exchange * K
-    else:
-        assert hamiltonian.supermatrix is not None
-        density = (orbitals * occupation) @ orbitals.T
-        result = two_electron_matrix(hamiltonian.supermatrix, density.astype(dtype))
-    return result.astype(orbitals.dtype)
-
-
-def fock_and_energy(
-    functional: Functional,
-    hamiltonian: Hamiltonian,
-    density: Float[Array, "nao nao"],
-    two_electron: Float[Array, "nao nao"],
-) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
-    """Fock (Kohn-Sham) matrix and total energy of a closed-shell density matrix, Hartree.
-
-    ``two_electron`` is that of `two_electron_part` for the same density. The functional is
-    integrated in the Hamiltonian's precision.
-    """
-    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
-    if hamiltonian.orbitals is not None:
-        xc_energy, xc_matrix = exchange_correlation(
-            functional, hamiltonian.orbitals, density.astype(hamiltonian.hcore.dtype)
-        )
-        fock += xc_matrix.astype(fock.dtype)
-        energy += xc_energy.astype(energy.dtype)
-    return fock, energy
-
-
-def _without_quadrature(
-    hamiltonian: Hamiltonian,
-    density: Float[Array, "nao nao"],
-    two_electron: Float[Array, "nao nao"],
-) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
-    """Fock matrix and energy without the semi-local part of the functional."""
-    energy = hamiltonian.nuclear_repulsion + jnp.sum(
-        density * (hamiltonian.hcore + 0.5 * two_electron)
-    )
-    return hamiltonian.hcore + two_electron, energy
 
 
 def symmetric_orthogonaliser(
@@ -273,7 +181,11 @@ def solve_scf(
         # model doesn't hold yet; the first Fock matrix has none to be mixed with.
         damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
-        extrapolated, diis = diis_extrapolate(state.diis, fock_input, error, state.evaluations)
+        # The guess' Fock matrix gives way to the next one. Of a density that isn't idempotent the
+        # error may vanish without self-consistency, by symmetry for H2 in a minimal basis.
+        extrapolated, diis = diis_extrapolate(
+            state.diis, fock_input, error, jnp.maximum(state.evaluations - 1, 0)
+        )
         virtual = S - 0.5 * S @ state.density @ S
         _, C = diagonalise(extrapolated + level_shift * virtual, X, real_orbital)
         occupied = occupied_orbitals(C, noccupied, nslot)
@@ -392,8 +304,10 @@ def _cycles_with_single_precision(
     )
 
     def rebuild(state: _State) -> _State:
-        reference, fock, energy = _build_reference(functional, hamiltonian, state)
-        two_electron = partial(_two_electron_near, functional, hamiltonian, single, reference)
+        reference, fock, energy = build_reference(
+            functional, hamiltonian, state.occupied, state.density
+        )
+        two_electron = partial(two_electron_near, functional, hamiltonian, single, reference)
         state = advance(state, fock, energy, two_electron)
         if config.precision == "float32":
             return state
@@ -406,62 +320,17 @@ def _cycles_with_single_precision(
             state,
             near,
             two_electron,
-            partial(_fock_and_energy_near, functional, hamiltonian, single, reference),
+            partial(fock_and_energy_near, functional, hamiltonian, single, reference),
         )
 
     if config.precision == "float32":
         return rebuild(state)
-    return jax.lax.while_loop(unfinished, rebuild, state)
 
+    def again(carry: tuple[_State, Bool[Array, ""]]) -> Bool[Array, ""]:
+        # Thresholds that float32 meets as well don't spare the build in float64.
+        return ~carry[1] | unfinished(carry[0])
 
-def _build_reference(
-    functional: Functional, hamiltonian: Hamiltonian, state: _State
-) -> tuple[_Reference, Float[Array, "nao nao"], Float[Array, ""]]:
-    density = state.density
-    two_electron = two_electron_part(
-        functional, hamiltonian, state.occupied, jnp.full(state.occupied.shape[1], 2.0)
-    )
-    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
-    if hamiltonian.orbitals is None:
-        return _Reference(density, two_electron, None), fock, energy
-    xc_energy, xc_matrix, quadrature = exchange_correlation_reference(
-        functional, hamiltonian.orbitals, density
-    )
-    return _Reference(density, two_electron, quadrature), fock + xc_matrix, energy + xc_energy
+    def once_more(carry: tuple[_State, Bool[Array, ""]]) -> tuple[_State, Bool[Array, ""]]:
+        return rebuild(carry[0]), jnp.asarray(True)
 
-
-def _two_electron_near(
-    functional: Functional,
-    hamiltonian: Hamiltonian,
-    single: Hamiltonian,
-    reference: _Reference,
-    orbitals: Float[Array, "nao norb"],
-    occupation: Float[Array, " norb"],
-) -> Float[Array, "nao nao"]:
-    """Two-electron part of a density near the reference's."""
-    if single.supermatrix is None:
-        # Of a change of density there are twice as many orbitals, and nothing is gained.
-        return two_electron_part(functional, hamiltonian, orbitals, occupation)
-    change = (orbitals * occupation) @ orbitals.T - reference.density
-    step = two_electron_matrix(single.supermatrix, change.astype(jnp.float32))
-    return reference.two_electron + step.astype(jnp.float64)
-
-
-def _fock_and_energy_near(
-    functional: Functional,
-    hamiltonian: Hamiltonian,
-    single: Hamiltonian,
-    reference: _Reference,
-    density: Float[Array, "nao nao"],
-    two_electron: Float[Array, "nao nao"],
-) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
-    """As `fock_and_energy`, of a density near the reference's."""
-    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
-    if reference.quadrature is None:
-        return fock, energy
-    assert hamiltonian.orbitals is not None
-    assert single.orbitals is not None
-    xc_energy, xc_matrix = exchange_correlation_near(
-        functional, single.orbitals, hamiltonian.orbitals.weights, reference.quadrature, density
-    )
-    return fock + xc_matrix, energy + xc_energy
+    return jax.lax.while_loop(again, once_more, (state, jnp.asarray(False)))[0]

@@ -220,8 +220,12 @@ def solve_unrestricted(
         # As for closed shells: only far from self-consistency, and not at the first Fock matrix.
         damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
+        # The guess, which isn't idempotent, is left out as for closed shells.
         extrapolated, diis = diis_extrapolate(
-            state.diis, below_each_other(fock_input), below_each_other(error), state.evaluations
+            state.diis,
+            below_each_other(fock_input),
+            below_each_other(error),
+            jnp.maximum(state.evaluations - 1, 0),
         )
         virtual = S - S @ state.density @ S
         _, C = of_each(extrapolated.reshape(2, nao, nao) + level_shift * virtual, X, real_orbital)

@@ -49,9 +49,22 @@ COMBINATIONS = [
     ("O", "b3lyp", "cc-pvtz"),
     ("[H]F", "pbe", "aug-cc-pvdz"),
 ]
+# Each functional once, each basis, an ion of either sign; each compiles for seconds.
+QUICK = {
+    ("O", "hf", "sto-3g"),
+    ("FP(F)F", "b3lyp5", "sto-3g"),
+    ("[NH4+]", "b3lyp", "sto-3g"),
+    ("S", "svwn", "6-31g*"),
+    ("CO", "b3lypg", "6-31g*"),
+    ("C#N", "pbe0", "def2-svp"),
+    ("[OH-]", "pbe", "def2-svp"),
+}
 
 
-@pytest.mark.parametrize(("smiles", "functional", "basis"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("smiles", "functional", "basis"),
+    [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in COMBINATIONS],
+)
 def test_labels_equal_pyscf(smiles: str, functional: str, basis: str) -> None:
     z, positions, charge = embed(smiles)
     config = DFTConfig(functional=functional, basis=basis, grid_level=1)
@@ -77,7 +90,11 @@ def test_labels_equal_pyscf(smiles: str, functional: str, basis: str) -> None:
 
 @pytest.mark.parametrize(
     ("smiles", "functional", "basis"),
-    [("CC(N)=O", "b3lyp", "sto-3g"), ("FCCl", "pbe", "6-31g*"), ("CSC", "hf", "def2-svp")],
+    [
+        ("CC(N)=O", "b3lyp", "sto-3g"),
+        pytest.param("FCCl", "pbe", "6-31g*", marks=pytest.mark.slow),
+        pytest.param("CSC", "hf", "def2-svp", marks=pytest.mark.slow),
+    ],
 )
 def test_lower_precision_against_float64(smiles: str, functional: str, basis: str) -> None:
     z, positions, _ = embed(smiles)

@@ -75,6 +75,7 @@ def test_agrees_with_libcint(largest, cartesian):
             assert not value[..., :, n:].any()
 
 
+@pytest.mark.slow
 def test_published_basis_of_many_contractions():
     # Exponents from 0.1 to 2e4, contractions of 1, 3 and 6.
     z = np.array([16, 6, 1])

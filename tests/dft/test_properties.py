@@ -21,9 +21,9 @@ def nuclear_charge_centre(z: np.ndarray, positions: np.ndarray) -> np.ndarray:
     ("smiles", "functional", "basis", "cartesian"),
     [
         ("O", "hf", "6-31g*", ()),
-        ("C#N", "pbe", "def2-svp", ()),
+        pytest.param("C#N", "pbe", "def2-svp", (), marks=pytest.mark.slow),
         ("[OH-]", "hf", "6-31g*", (2,)),
-        ("[NH4+]", "hf", "def2-svp", ()),
+        pytest.param("[NH4+]", "hf", "def2-svp", (), marks=pytest.mark.slow),
     ],
 )
 def test_quadrupole_equals_pyscf(
