@@ -17,7 +17,6 @@ from qmgen.dft.electron_repulsion import (
     NEGLIGIBLE_INTEGRAL,
     RepulsionPlan,
     electron_repulsion,
-    padded_length,
     plan_repulsion,
 )
 from qmgen.dft.hermite import hermite_coulomb, hermite_powers
@@ -180,9 +179,3 @@ def test_hermite_integrals_written_out_equal_those_by_recursion() -> None:
     for powers in hermite_powers(order):
         closed = hermite_coulomb_closed(powers, scaled, (x, y, z))
         np.testing.assert_allclose(closed, recursion[powers], rtol=1e-12, atol=1e-11)
-
-
-def test_padding_wastes_at_most_a_third() -> None:
-    lengths = [padded_length(n, 16) for n in range(16, 2000)]
-    assert all(n <= length <= 1.5 * n for n, length in enumerate(lengths, 16))
-    assert len(set(lengths)) == 15
