@@ -114,7 +114,7 @@ def plan_repulsion(
                     padded = np.zeros((size, 4), np.int32)
                     padded[: len(some)] = some
                     number = jnp.asarray(len(some), jnp.int32)
-                    places = _places(some, kind.tile, pair_numbers[i], pair_numbers[j])
+                    places = _places(some, kind.tile, pair_numbers[i], pair_numbers[j], same=i == j)
                     work.append(_ClassWork(i, j, kind, jnp.asarray(padded), number, *places))
     npair = basis.nao * (basis.nao + 1) // 2
     return RepulsionPlan(
@@ -188,12 +188,22 @@ def _places(
     tile: int,
     bra: Int[np.ndarray, "nbra cbra"],
     ket: Int[np.ndarray, "nket cket"],
+    *,
+    same: bool,
 ) -> tuple[Int[np.ndarray, " nvalue"], Int[np.ndarray, " nvalue"]]:
-    """Places of the integrals of some blocks in their result and among all distinct integrals."""
+    """Places of the integrals of some blocks in their result and among all distinct integrals.
+
+    Each integral has one place in all blocks together: a derivative would count it twice. So where
+    both classes are the same, (cd|ab) is not taken beside (ab|cd).
+    """
     p = bra[items[:, 0]][:, None, :, None]
-    q = ket[items[:, 1, None] + np.arange(tile)].transpose(0, 2, 1)[:, :, None, :]
-    target = np.where((p >= 0) & (q >= 0), _triangle(p, q), -1).ravel()
-    # Integrals that a block has twice, (ab|cd) and (cd|ab) say, are taken once.
+    rows = items[:, 1, None] + np.arange(tile)
+    q = ket[rows].transpose(0, 2, 1)[:, :, None, :]
+    valid = (p >= 0) & (q >= 0)
+    if same:
+        valid &= (rows <= items[:, 0, None])[:, None, None, :]
+    target = np.where(valid, _triangle(p, q), -1).ravel()
+    # Integrals that a block has twice, (ab|cd) and (ba|cd) say, are taken once.
     target, source = np.unique(target, return_index=True)
     valid = target >= 0
     return source[valid].astype(np.int32), target[valid].astype(np.int32)

@@ -23,6 +23,7 @@ from qmgen.dft.hermite import hermite_coulomb, hermite_powers
 from qmgen.dft.integrals import two_electron_integrals
 from qmgen.dft.native_integrals import LANES
 from qmgen.dft.repulsion_class import hermite_coulomb_closed
+from tests.dft.systems import embed
 
 # Rounding of sums of up to 10^4 terms.
 ROUNDING = 1e-12
@@ -179,3 +180,13 @@ def test_hermite_integrals_written_out_equal_those_by_recursion() -> None:
     for powers in hermite_powers(order):
         closed = hermite_coulomb_closed(powers, scaled, (x, y, z))
         np.testing.assert_allclose(closed, recursion[powers], rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("single_below", [1e-4, 1.0])
+def test_each_integral_has_one_place(single_below: float) -> None:
+    """A derivative would count twice what has two, in other blocks or another precision."""
+    z, positions, _ = embed("CC(C=O)OC=N", 2)
+    plan = plan_repulsion(build_basis(z, "sto-3g"), positions, single_below)
+    targets = np.concatenate([work.target for work in plan.work])
+    assert len(np.unique(targets)) == len(targets)
+    assert len({work.kind.precision for work in plan.work}) == 2
