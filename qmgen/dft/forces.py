@@ -125,9 +125,7 @@ def energy_gradient(
     total = densities.sum(axis=1)
     gradient = one_electron_gradient(basis, positions, total, energy_weighted)
     if native_pays(basis, len(positions)) and not functional.long_range_exchange:
-        # Derivatives of the largest integrals cancel, which leaves 1e-3 Hartree / Bohr in float32.
-        precision = "mixed" if config.precision == "float32" else config.precision
-        plan = native_plan(basis, positions, precision)
+        plan = native_plan(basis, positions, config.precision)
         gradient += native_repulsion_gradient(plan, positions, densities, functional.exact_exchange)
     else:
         gradient += libcint_repulsion_gradient(basis, positions, densities, functional)

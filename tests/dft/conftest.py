@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import jax
 import pytest
 
 from qmgen.dft.precision import double_precision
@@ -11,3 +12,10 @@ from qmgen.dft.precision import double_precision
 def _float64() -> Iterator[None]:
     with double_precision():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_module() -> Iterator[None]:
+    """Thousands of compiled programs exhaust the memory mappings that a process may have."""
+    yield
+    jax.clear_caches()
