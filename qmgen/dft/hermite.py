@@ -165,7 +165,7 @@ def hermite_potential(
                 place[_lower(p, axis)] if p[axis] else 0 for p, axis in zip(once, axes, strict=True)
             ]
             rest = auxiliary[-2][np.array(twice), 1 : values.shape[1] + 1]
-            values += jnp.asarray(factors).reshape(-1, *(1,) * (rest.ndim - 1)) * rest
+            values += jnp.asarray(factors, values.dtype).reshape(-1, *(1,) * (rest.ndim - 1)) * rest
         auxiliary.append(values)
     return jnp.concatenate([values[:, 0] for values in auxiliary])
 
