@@ -26,8 +26,8 @@ MAX_BYTES_PER_CONFORMER = 8 * 2**30
 GRID_BLOCK = 512
 # Numbers of orbitals are padded to a multiple of this.
 ORBITAL_STEP = 8
-# Atoms and points likewise, large numbers of points by a thirty-second at most; blocks without a point
-# are passed over. 500 molecules of 5 to 9 heavy atoms then have 13 programs on grid level 0.
+# Atoms and points likewise; blocks without a point are passed over. 500 molecules of 5 to 9 heavy
+# atoms then have 13 programs on grid level 0.
 _ATOM_STEP = 8
 _POINT_STEP = 4096
 # Most orbitals whose distinct integrals are held; beyond, Cholesky vectors are. Labels of B3LYP on
@@ -77,7 +77,7 @@ def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
         nprim=basis.exponents.shape[1],
         max_l=basis.max_l,
         nao=round_up(basis.nao, ORBITAL_STEP),
-        npoints=round_up(points, max(_POINT_STEP, 2 ** (points.bit_length() - 6))),
+        npoints=round_up(points, _POINT_STEP),
         nfactors=_factor_number(basis, config),
         long_range=bool(get_functional(config.functional).long_range_exchange),
     )
