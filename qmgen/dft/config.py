@@ -51,7 +51,7 @@ class DFTConfig(BaseModel):
     precision: Literal["mixed", "float64", "float32"] = Field(
         "mixed",
         description="Precision of the Fock builds. mixed has float32 where its rounding does not "
-        "reach the result, which is that of float64 within 1e-8 Hartree. float32 has one build "
+        "reach the result, which is that of float64 within 1e-7 Hartree. float32 has one build "
         "in float64, at the end of cycles to a looser convergence, and energies within 5e-5 "
         "Hartree, frontier orbital energies within 5e-4. Open shells are float64 in any case.",
     )
