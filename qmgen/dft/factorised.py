@@ -76,7 +76,7 @@ def coulomb(
         Of all electrons.
     """
     nao = density.shape[0]
-    return ((factors @ _packed(density)) @ factors)[_pair_index(nao)]
+    return ((factors @ _packed(density)) @ factors)[pair_index(nao)]
 
 
 def exchange(
@@ -138,7 +138,7 @@ def coulomb_exchange(
         return (J, K + _exchange_of_block(block, orbitals, occupation)), None
 
     (J, K), _ = jax.lax.scan(jax.checkpoint(add_block), zero, _blocks(factors))
-    return J[_pair_index(nao)] - 0.5 * exact_exchange * K
+    return J[pair_index(nao)] - 0.5 * exact_exchange * K
 
 
 def spin_coulomb_exchange(
@@ -174,7 +174,7 @@ def spin_coulomb_exchange(
         return (J + (block @ packed) @ block, K + jnp.stack(of_spins)), None
 
     (J, K), _ = jax.lax.scan(add_block, zero, _blocks(factors))
-    return J[_pair_index(density.shape[0])] - exact_exchange * K
+    return J[pair_index(density.shape[0])] - exact_exchange * K
 
 
 def _exchange_of_block(
@@ -183,7 +183,7 @@ def _exchange_of_block(
     occupation: Float[Array, " norb"],
 ) -> Float[Array, "nao nao"]:
     nao, norb = orbitals.shape
-    unpacked = block.at[:, _pair_index(nao)].get(mode="promise_in_bounds")
+    unpacked = block.at[:, pair_index(nao)].get(mode="promise_in_bounds")
     # With the factor in the middle both products are of matrices as they lie in memory.
     half = (jnp.swapaxes(unpacked, 0, 1).reshape(-1, nao) @ orbitals).reshape(nao, -1, norb)
     return half.reshape(nao, -1) @ (half * occupation).reshape(nao, -1).T
@@ -193,7 +193,8 @@ def _blocks(factors: Float[Array, "naux npair"]) -> Float[Array, "nblocks nblock
     return factors.reshape(-1, FACTOR_BLOCK, factors.shape[1])
 
 
-def _pair_index(nao: int) -> Int[np.ndarray, "nao nao"]:
+def pair_index(nao: int) -> Int[np.ndarray, "nao nao"]:
+    """Where the pair of two orbitals stands among packed pairs."""
     rows, columns = np.tril_indices(nao)
     pair = np.zeros((nao, nao), np.int32)
     pair[rows, columns] = pair[columns, rows] = np.arange(len(rows))

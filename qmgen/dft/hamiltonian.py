@@ -15,6 +15,14 @@ from qmgen.dft.quadrature import (
     exchange_correlation_near,
     exchange_correlation_reference,
 )
+from qmgen.dft.single_factors import (
+    SingleFactors,
+    aligned,
+    half_transformed,
+    single_coulomb_exchange,
+    single_coulomb_exchange_change,
+    single_factors,
+)
 from qmgen.dft.two_electron import two_electron_matrix
 
 
@@ -27,23 +35,37 @@ class Hamiltonian(NamedTuple):
 
     hcore: Float[Array, "nao nao"]
     supermatrix: Float[Array, "npair npair"] | None
-    factors: Float[Array, "naux npair"] | None
+    factors: Float[Array, "naux npair"] | SingleFactors | None
     orbitals: OrbitalsOnGrid | None
     nuclear_repulsion: Float[Array, ""]
     # Of erf(ω r)/r, for range-separated functionals with factors.
-    factors_long_range: Float[Array, "naux_long_range npair"] | None = None
+    factors_long_range: Float[Array, "naux_long_range npair"] | SingleFactors | None = None
 
-    def astype(self, dtype: jnp.dtype) -> "Hamiltonian":
-        """The same in another precision."""
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+    def in_single_precision(self) -> "Hamiltonian":
+        """The same in float32."""
+        nao = self.hcore.shape[0]
+        both = self.factors, self.factors_long_range
+        factors = [
+            B if B is None or isinstance(B, SingleFactors) else single_factors(B, nao) for B in both
+        ]
+        rest = self._replace(factors=None, factors_long_range=None)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rest)._replace(
+            factors=factors[0], factors_long_range=factors[1]
+        )
 
 
 class Reference(NamedTuple):
-    """A density whose Fock matrix was built in float64, and what builds nearby need of it."""
+    """A density whose Fock matrix was built in float64, and what builds nearby need of it.
+
+    Where there are factors, ``halves`` are those of its ``occupied`` orbitals.
+    """
 
     density: Float[Array, "nao nao"]
+    occupied: Float[Array, "nao nslot"]
     two_electron: Float[Array, "nao nao"]
     quadrature: QuadratureReference | None
+    halves: Float[Array, "nblock nfactor nao nslot"] | None
+    halves_long_range: Float[Array, "nblock nfactor nao nslot"] | None
 
 
 def two_electron_part(
@@ -57,22 +79,23 @@ def two_electron_part(
     Computed in the Hamiltonian's precision and returned in the orbitals'.
     """
     dtype = hamiltonian.hcore.dtype
-    if hamiltonian.factors is not None:
-        result = coulomb_exchange(
-            hamiltonian.factors,
-            orbitals.astype(dtype),
-            occupation.astype(dtype),
-            functional.exact_exchange,
-        )
-        if hamiltonian.factors_long_range is not None:
-            K = exchange(
-                hamiltonian.factors_long_range, orbitals.astype(dtype), occupation.astype(dtype)
-            )
-            result -= 0.5 * functional.long_range_exchange * K
-    else:
+    C, n = orbitals.astype(dtype), occupation.astype(dtype)
+    factors, long_range = hamiltonian.factors, hamiltonian.factors_long_range
+    if factors is None:
         assert hamiltonian.supermatrix is not None
         density = (orbitals * occupation) @ orbitals.T
         result = two_electron_matrix(hamiltonian.supermatrix, density.astype(dtype))
+    elif isinstance(factors, SingleFactors):
+        result = single_coulomb_exchange(factors, C, n, functional.exact_exchange)
+        if isinstance(long_range, SingleFactors):
+            result += single_coulomb_exchange(
+                long_range, C, n, functional.long_range_exchange, coulomb_too=False
+            )
+    else:
+        result = coulomb_exchange(factors, C, n, functional.exact_exchange)
+        if long_range is not None:
+            assert not isinstance(long_range, SingleFactors)
+            result -= 0.5 * functional.long_range_exchange * exchange(long_range, C, n)
     return result.astype(orbitals.dtype)
 
 
@@ -112,6 +135,7 @@ def _without_quadrature(
 def build_reference(
     functional: Functional,
     hamiltonian: Hamiltonian,
+    single: Hamiltonian,
     occupied: Float[Array, "nao nslot"],
     density: Float[Array, "nao nao"],
 ) -> tuple[Reference, Float[Array, "nao nao"], Float[Array, ""]]:
@@ -120,28 +144,50 @@ def build_reference(
         functional, hamiltonian, occupied, jnp.full(occupied.shape[1], 2.0)
     )
     fock, energy = _without_quadrature(hamiltonian, density, two_electron)
-    if hamiltonian.orbitals is None:
-        return Reference(density, two_electron, None), fock, energy
-    xc_energy, xc_matrix, quadrature = exchange_correlation_reference(
-        functional, hamiltonian.orbitals, density
-    )
-    return Reference(density, two_electron, quadrature), fock + xc_matrix, energy + xc_energy
+    quadrature = None
+    if hamiltonian.orbitals is not None:
+        xc_energy, xc_matrix, quadrature = exchange_correlation_reference(
+            functional, hamiltonian.orbitals, density
+        )
+        fock, energy = fock + xc_matrix, energy + xc_energy
+    halves = [
+        half_transformed(factors, occupied.astype(jnp.float32))
+        if isinstance(factors, SingleFactors)
+        else None
+        for factors in (single.factors, single.factors_long_range)
+    ]
+    return Reference(density, occupied, two_electron, quadrature, *halves), fock, energy
 
 
 def two_electron_near(
     functional: Functional,
-    hamiltonian: Hamiltonian,
     single: Hamiltonian,
     reference: Reference,
-    orbitals: Float[Array, "nao norb"],
-    occupation: Float[Array, " norb"],
+    orbitals: Float[Array, "nao nslot"],
+    occupation: Float[Array, " nslot"],
 ) -> Float[Array, "nao nao"]:
-    """Two-electron part of a density near the reference's."""
-    if single.supermatrix is None:
-        # Of a change of density there are twice as many orbitals, and nothing is gained.
-        return two_electron_part(functional, hamiltonian, orbitals, occupation)
-    change = (orbitals * occupation) @ orbitals.T - reference.density
-    step = two_electron_matrix(single.supermatrix, change.astype(jnp.float32))
+    """Two-electron part of doubly occupied orbitals near the reference's."""
+    density_change = ((orbitals * occupation) @ orbitals.T - reference.density).astype(jnp.float32)
+    if single.supermatrix is not None:
+        step = two_electron_matrix(single.supermatrix, density_change)
+    else:
+        assert isinstance(single.factors, SingleFactors)
+        assert reference.halves is not None
+        near = aligned(orbitals, reference.occupied)
+        change = (near - reference.occupied).astype(jnp.float32)
+        step = single_coulomb_exchange_change(
+            single.factors, reference.halves, density_change, change, functional.exact_exchange
+        )
+        if isinstance(single.factors_long_range, SingleFactors):
+            assert reference.halves_long_range is not None
+            step += single_coulomb_exchange_change(
+                single.factors_long_range,
+                reference.halves_long_range,
+                density_change,
+                change,
+                functional.long_range_exchange,
+                coulomb_too=False,
+            )
     return reference.two_electron + step.astype(jnp.float64)
 
 
@@ -153,8 +199,20 @@ def fock_and_energy_near(
     density: Float[Array, "nao nao"],
     two_electron: Float[Array, "nao nao"],
 ) -> tuple[Float[Array, "nao nao"], Float[Array, ""]]:
-    """As `fock_and_energy`, of a density near the reference's."""
-    fock, energy = _without_quadrature(hamiltonian, density, two_electron)
+    """As `fock_and_energy`, of a density near the reference's.
+
+    As the two-electron part is linear and symmetric, that of the change times the reference's
+    density is that of the reference times the change. So its rounding enters the energy in second
+    order of the change only.
+    """
+    change = density - reference.density
+    fock = hamiltonian.hcore + two_electron
+    energy = (
+        hamiltonian.nuclear_repulsion
+        + jnp.sum(density * hamiltonian.hcore)
+        + jnp.sum((0.5 * reference.density + change) * reference.two_electron)
+        + 0.5 * jnp.sum(change * (two_electron - reference.two_electron))
+    )
     if reference.quadrature is None:
         return fock, energy
     assert hamiltonian.orbitals is not None

@@ -267,7 +267,7 @@ def _build_one(config: DFTConfig, tables: MoleculeTables, conformer: ConformerAr
     )
     if config.precision == "float64":
         return hamiltonian, None
-    return hamiltonian, hamiltonian.astype(jnp.dtype("float32"))
+    return hamiltonian, hamiltonian.in_single_precision()
 
 
 def _label_one(

@@ -115,6 +115,15 @@ def conformer_arrays(
             return None if values is None else jnp.asarray(values)
         return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, padding)])
 
+    def pad_factors(values: Array | np.ndarray | None) -> Array | None:
+        if values is None:
+            return None
+        nconf, naux, npair = values.shape
+        # A decomposition that takes more vectors than usual has a program of its own.
+        padded = np.zeros((nconf, max(naux, shape.nfactors), npair + more_pairs))
+        padded[:, :naux, :npair] = values
+        return jnp.asarray(padded)
+
     overlap = pad(integrals.overlap)
     padded = np.arange(basis.nao, shape.nao)
     overlap[:, padded, padded] = 1.0
@@ -129,9 +138,9 @@ def conformer_arrays(
         dipole=jnp.asarray(pad(integrals.dipole)),
         second_moment=jnp.asarray(pad(integrals.second_moment)),
         eri=pad_last(integrals.eri, more_eri),
-        factors=pad_last(integrals.factors, more_pairs),
+        factors=pad_factors(integrals.factors),
         eri_long_range=pad_last(integrals.eri_long_range, more_eri),
-        factors_long_range=pad_last(integrals.factors_long_range, more_pairs),
+        factors_long_range=pad_factors(integrals.factors_long_range),
         initial_orbitals=jnp.asarray(
             np.pad(orbitals, [(0, 0)] * (orbitals.ndim - 2) + [(0, more), (0, 0)])
         ),

@@ -305,9 +305,9 @@ def _cycles_with_single_precision(
 
     def rebuild(state: _State) -> _State:
         reference, fock, energy = build_reference(
-            functional, hamiltonian, state.occupied, state.density
+            functional, hamiltonian, single, state.occupied, state.density
         )
-        two_electron = partial(two_electron_near, functional, hamiltonian, single, reference)
+        two_electron = partial(two_electron_near, functional, single, reference)
         state = advance(state, fock, energy, two_electron)
         if config.precision == "float32":
             return state
