@@ -48,9 +48,10 @@ class Hamiltonian(NamedTuple):
         factors = [
             B if B is None or isinstance(B, SingleFactors) else single_factors(B, nao) for B in both
         ]
-        rest = self._replace(factors=None, factors_long_range=None)
+        orbitals = None if self.orbitals is None else self.orbitals.in_single_precision()
+        rest = self._replace(factors=None, factors_long_range=None, orbitals=None)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rest)._replace(
-            factors=factors[0], factors_long_range=factors[1]
+            factors=factors[0], factors_long_range=factors[1], orbitals=orbitals
         )
 
 

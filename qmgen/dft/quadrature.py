@@ -1,6 +1,7 @@
 """Exchange-correlation energy and potential, integrated over a grid in blocks of points."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,20 +19,54 @@ from qmgen.dft.orbitals import OrbitalTable, orbital_rows
 # Points deep in other atoms' cells whose weight is less than this, Bohr^3, are left out: a tenth
 # inside a molecule.
 NEGLIGIBLE_WEIGHT = 1e-12
+# Orbitals whose value and gradient stay below this in a block, times the root of the weight, are
+# left out in float32. In 6-31G* half of them are, two thirds of the matrix products.
+_NEGLIGIBLE_REACH = 1e-5
+# Parts of all orbitals in steps of which a block's number is taken.
+_SIZES = 6
+# With fewer orbitals, branches for each size take longer to compile than they save.
+_LEAST_SCREENED = 96
+
+
+class Screen(NamedTuple):
+    """Which orbitals matter in a block: the first ``number`` of those in ``order``.
+
+    ``rank`` tells where each orbital stands in that order.
+    """
+
+    order: Int[Array, "nblock nao"]
+    rank: Int[Array, "nblock nao"]
+    number: Int[Array, " nblock"]
 
 
 class OrbitalsOnGrid(NamedTuple):
     """Orbitals, their gradients, and weights on a grid, cut into blocks of points.
 
     A block's values are small enough for a core's cache, which a pass over the whole grid isn't.
+    With a screen, orbitals stand in its order.
     """
 
     values: Float[Array, "nblock 4 npoint nao"]
     weights: Float[Array, "nblock npoint"]
+    screen: Screen | None = None
 
-    def astype(self, dtype: jnp.dtype) -> "OrbitalsOnGrid":
-        """The same in another precision."""
-        return OrbitalsOnGrid(self.values.astype(dtype), self.weights.astype(dtype))
+    def in_single_precision(self) -> "OrbitalsOnGrid":
+        """The same in float32, of many orbitals with only those that matter in that precision."""
+        values, weights = self.values.astype(jnp.float32), self.weights.astype(jnp.float32)
+        # Other devices would go through the branches of all sizes for a batch.
+        if values.shape[-1] < _LEAST_SCREENED or jax.default_backend() != "cpu":
+            return OrbitalsOnGrid(values, weights)
+
+        def screen_block(block: tuple[Array, Array]) -> tuple[Array, Screen]:
+            phi, w = block
+            reach = jnp.max(jnp.abs(phi) * jnp.sqrt(jnp.abs(w))[:, None], axis=(0, 1))
+            order = jnp.argsort(-reach)
+            count = jnp.sum(reach > _NEGLIGIBLE_REACH)
+            rank = jnp.argsort(order)
+            return phi[:, :, order], Screen(*(x.astype(jnp.int32) for x in (order, rank, count)))
+
+        values, screen = jax.lax.map(screen_block, (values, weights))
+        return OrbitalsOnGrid(values, weights, screen)
 
 
 def place_orbitals(
@@ -127,10 +162,46 @@ def _half_potential(
     return phi[0].T @ half
 
 
-def _if_any_counts(weights: Float[Array, " npoint"], compute: Callable[[], Any]) -> Any:
-    """What is computed of a block, or zeros of its form if no point of the block counts."""
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(compute))
-    return jax.lax.cond(jnp.any(weights != 0), compute, lambda: zeros)
+Matrix = Float[Array, "nao nao"]
+Phi = Float[Array, "4 npoint nao"]
+
+
+def _of_block(
+    block: OrbitalsOnGrid,
+    densities: list[Matrix],
+    compute: Callable[..., tuple[Any, list[Matrix]]],
+) -> tuple[Any, list[Matrix]]:
+    """What is computed of a block's orbitals and of density matrices over them.
+
+    ``compute`` gives matrices over the same orbitals in its second place. It isn't called where no
+    point counts; the result is zero there.
+    """
+    phi, weights, screen = block
+    nao = phi.shape[-1]
+
+    def with_all() -> tuple[Any, list[Matrix]]:
+        return compute(phi, *densities)
+
+    def nothing() -> Any:
+        form = jax.eval_shape(with_all)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+
+    any_counts = jnp.any(weights != 0)
+    if screen is None:
+        return jax.lax.cond(any_counts, with_all, nothing)
+
+    def with_first(size: int) -> tuple[Any, list[Matrix]]:
+        some = screen.order[:size]
+        rest, matrices = compute(phi[:, :, :size], *(D[some[:, None], some] for D in densities))
+        more = (0, nao - size)
+        # A look-up costs less than adding at places.
+        return rest, [jnp.pad(m, (more, more))[screen.rank[:, None], screen.rank] for m in matrices]
+
+    # Multiples of 8, which fill vector registers.
+    sizes = sorted({min(nao, -(-nao * (n + 1) // (8 * _SIZES)) * 8) for n in range(_SIZES)})
+    enough = jnp.searchsorted(jnp.asarray(sizes), screen.number)
+    branches: list[Callable[[], Any]] = [nothing, *(partial(with_first, size) for size in sizes)]
+    return jax.lax.switch(jnp.where(any_counts, 1 + enough, 0), branches)
 
 
 def _restricted_points(
@@ -198,18 +269,14 @@ def _exchange_correlation(
     Total = tuple[Float[Array, ""], Float[Array, "nao nao"]]
     Points = tuple[Float[Array, "ncomponent npoint"], Float[Array, "ncomponent npoint"]]
 
-    def add_block(
-        total: Total, block: tuple[Float[Array, "4 npoint nao"], Float[Array, " npoint"]]
-    ) -> tuple[Total, Points | None]:
-        phi, weights = block
-
-        def compute() -> tuple[Array, Array, Points | None]:
-            local = jnp.stack(_density_and_half_gradient(functional, phi, density))
-            energy, potential = _restricted_points(functional, local, weights)
+    def add_block(total: Total, block: OrbitalsOnGrid) -> tuple[Total, Points | None]:
+        def compute(phi: Phi, D: Matrix) -> tuple[tuple[Array, Points | None], list[Matrix]]:
+            local = jnp.stack(_density_and_half_gradient(functional, phi, D))
+            energy, potential = _restricted_points(functional, local, block.weights)
             half = _half_potential(phi, potential)
-            return energy, half, (local, potential) if keep_points else None
+            return (energy, (local, potential) if keep_points else None), [half]
 
-        energy, half, points = _if_any_counts(weights, compute)
+        (energy, points), (half,) = _of_block(block, [density], compute)
         return (total[0] + energy, total[1] + half), points
 
     zero = jnp.zeros((), density.dtype), jnp.zeros_like(density)
@@ -247,20 +314,20 @@ def exchange_correlation_near(
     change = (density - reference.density).astype(cheap)
     Total = tuple[Float[Array, ""], Float[Array, "nao nao"]]
 
-    def add_block(total: Total, block: tuple[Array, Array, Array, Array]) -> tuple[Total, None]:
-        phi, of_block, old_local, old_potential = block
+    def add_block(total: Total, part: tuple[OrbitalsOnGrid, Array, Array]) -> tuple[Total, None]:
+        block, old_local, old_potential = part
 
-        def compute() -> tuple[Array, Array]:
-            step = jnp.stack(_density_and_half_gradient(functional, phi, change))
+        def compute(phi: Phi, D: Matrix) -> tuple[Array, list[Matrix]]:
+            step = jnp.stack(_density_and_half_gradient(functional, phi, D))
             local = old_local + step.astype(dtype)
-            energy, potential = _restricted_points(functional, local, of_block)
-            return energy, _half_potential(phi, (potential - old_potential).astype(cheap))
+            energy, potential = _restricted_points(functional, local, block.weights)
+            return energy, [_half_potential(phi, (potential - old_potential).astype(cheap))]
 
-        energy, half = _if_any_counts(of_block, compute)
+        energy, (half,) = _of_block(block, [change], compute)
         return (total[0] + energy, total[1] + half), None
 
     zero = jnp.zeros((), dtype), jnp.zeros_like(change)
-    blocks = orbitals.values, weights, reference.local, reference.potential
+    blocks = orbitals._replace(weights=weights), reference.local, reference.potential
     (energy, half_matrix), _ = jax.lax.scan(add_block, zero, blocks)
     return energy, reference.matrix + (half_matrix + half_matrix.T).astype(dtype)
 
@@ -282,28 +349,28 @@ def unrestricted_exchange_correlation(
     density_a, density_b
         Symmetric density matrices of the two spins.
     """
-    nao = density_a.shape[0]
-    Matrix = Float[Array, "nao nao"]
+    Total = tuple[Float[Array, ""], Matrix, Matrix]
 
-    def add_block(
-        total: tuple[Float[Array, ""], Matrix, Matrix],
-        block: tuple[Float[Array, "4 npoint nao"], Float[Array, " npoint"]],
-    ) -> tuple[tuple[Float[Array, ""], Matrix, Matrix], None]:
-        energy, matrix_a, matrix_b = total
-        phi, weights = block
-        a = _density_and_half_gradient(functional, phi, density_a)
-        b = _density_and_half_gradient(functional, phi, density_b)
-        value, by_a, by_b, by_aa, by_ab, by_bb = spin_energy_density_and_potential(
-            functional, a[0], b[0], 4 * _dot(a, a), 4 * _dot(a, b), 4 * _dot(b, b)
-        )
-        pairs = list(zip(a[1:], b[1:], strict=True))
-        by_gradient_a = [weights * (4 * by_aa * x + 2 * by_ab * y) for x, y in pairs]
-        by_gradient_b = [weights * (4 * by_bb * y + 2 * by_ab * x) for x, y in pairs]
-        half_a = _half_potential(phi, jnp.stack([0.5 * weights * by_a, *by_gradient_a]))
-        half_b = _half_potential(phi, jnp.stack([0.5 * weights * by_b, *by_gradient_b]))
-        return (energy + jnp.sum(weights * value), matrix_a + half_a, matrix_b + half_b), None
+    def add_block(total: Total, block: OrbitalsOnGrid) -> tuple[Total, None]:
+        weights = block.weights
 
-    zero = jnp.zeros((nao, nao), density_a.dtype)
+        def compute(phi: Phi, D_a: Matrix, D_b: Matrix) -> tuple[Array, list[Matrix]]:
+            a = _density_and_half_gradient(functional, phi, D_a)
+            b = _density_and_half_gradient(functional, phi, D_b)
+            value, by_a, by_b, by_aa, by_ab, by_bb = spin_energy_density_and_potential(
+                functional, a[0], b[0], 4 * _dot(a, a), 4 * _dot(a, b), 4 * _dot(b, b)
+            )
+            pairs = list(zip(a[1:], b[1:], strict=True))
+            by_gradient_a = [weights * (4 * by_aa * x + 2 * by_ab * y) for x, y in pairs]
+            by_gradient_b = [weights * (4 * by_bb * y + 2 * by_ab * x) for x, y in pairs]
+            half_a = _half_potential(phi, jnp.stack([0.5 * weights * by_a, *by_gradient_a]))
+            half_b = _half_potential(phi, jnp.stack([0.5 * weights * by_b, *by_gradient_b]))
+            return jnp.sum(weights * value), [half_a, half_b]
+
+        energy, (half_a, half_b) = _of_block(block, [density_a, density_b], compute)
+        return (total[0] + energy, total[1] + half_a, total[2] + half_b), None
+
+    zero = jnp.zeros_like(density_a)
     start = jnp.zeros((), density_a.dtype), zero, zero
     (energy, half_a, half_b), _ = jax.lax.scan(add_block, start, orbitals)
     return energy, half_a + half_a.T, half_b + half_b.T

@@ -42,16 +42,17 @@ def single_factors(factors: Float[Array, "naux npair"], nao: int) -> SingleFacto
     packed = factors.reshape(-1, FACTOR_BLOCK, factors.shape[1])
     index = pair_index(nao)
 
-    def unpack(
-        block: Float[Array, "nfactor npair"],
-    ) -> tuple[Float[Array, "nfactor nao nao"], Float[Array, " npair"]]:
-        of_pairs = jnp.sum(block * block, axis=0)
-        return block.astype(jnp.float32).at[:, index].get(mode="promise_in_bounds"), of_pairs
+    diagonals = jax.lax.map(lambda block: jnp.sum(block * block, axis=0), packed)
+    left = jnp.max(jnp.cumsum(diagonals[::-1], axis=0)[::-1], axis=1)
+    nblock = jnp.sum(left > _NEGLIGIBLE_INTEGRAL)
 
-    blocks, diagonals = jax.lax.map(unpack, packed)
-    left = jnp.cumsum(diagonals[::-1], axis=0)[::-1]
-    nblock = jnp.sum(jnp.max(left, axis=1) > _NEGLIGIBLE_INTEGRAL)
-    return SingleFactors(blocks, nblock.astype(jnp.int32))
+    def unpack(n: Array, blocks: Array) -> Array:
+        block = jax.lax.dynamic_index_in_dim(packed, n, 0, keepdims=False).astype(jnp.float32)
+        unpacked = block.at[:, index].get(mode="promise_in_bounds")
+        return jax.lax.dynamic_update_index_in_dim(blocks, unpacked, n, 0)
+
+    blocks = jnp.zeros((*packed.shape[:2], nao, nao), jnp.float32)
+    return SingleFactors(jax.lax.fori_loop(0, nblock, unpack, blocks), nblock.astype(jnp.int32))
 
 
 def _block(factors: SingleFactors, n: Array) -> Float[Array, "nfactor nao nao"]:

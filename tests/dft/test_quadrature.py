@@ -111,8 +111,29 @@ def test_change_in_single_precision_equals_a_build_of_its_own(functional: str) -
         ours, orbitals, density
     )
     near_energy, near_matrix = jax.jit(exchange_correlation_near, static_argnums=0)(
-        ours, orbitals.astype(jnp.dtype("float32")), orbitals.weights, reference, moved
+        ours, orbitals.in_single_precision(), orbitals.weights, reference, moved
     )
     # Rounding of float32 on changes of the density and of the matrix by 1e-2.
     assert float(near_energy) == pytest.approx(float(energy), abs=1e-9)
     np.testing.assert_allclose(near_matrix, matrix, atol=1e-8)
+
+
+def test_orbitals_left_out_in_single_precision() -> None:
+    """What a screen leaves out changes energy and matrix by less than float32's rounding."""
+    mol = gto.M(
+        atom="; ".join(f"C {2.4 * n} {n % 2} 0" for n in range(8)), basis="6-31g*", verbose=0
+    )
+    calculation = dft.RKS(mol, xc="b3lyp5")
+    calculation.grids.level = 0
+    calculation.grids.build()
+    full = orbitals_of(calculation)
+    single = full.in_single_precision()
+    assert single.screen is not None
+    assert np.mean(single.screen.number) < 0.8 * mol.nao
+    D = calculation.get_init_guess(key="minao")
+    functional = get_functional("b3lyp5")
+    energy, matrix = restricted(functional, full, jnp.asarray(D))
+    got_energy, got_matrix = restricted(functional, single, jnp.asarray(D, jnp.float32))
+    # Of an energy of -47 Hartree, and of sums over ten thousand points.
+    np.testing.assert_allclose(got_energy, energy, atol=1e-4)
+    np.testing.assert_allclose(got_matrix, matrix, atol=1e-4)
