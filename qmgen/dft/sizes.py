@@ -14,7 +14,7 @@ from qmgen.dft.factorised import padded_factor_number
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.grid import grid_size
 from qmgen.dft.integrals import IntegralEngine, libcint_integrals
-from qmgen.dft.native_integrals import LANES, native_engine, native_pays, native_plan
+from qmgen.dft.native_integrals import native_engine, native_pays, native_plan
 from qmgen.dft.range_separation import range_separated_engine
 from qmgen.dft.two_electron import packed_size
 from qmgen.errors import UnsupportedMoleculeError
@@ -118,10 +118,11 @@ def default_engine(
         return range_separated_engine(functional.omega, factorised=bool(shape.nfactors)), 1
     if shape.nfactors:
         return cholesky_integrals, 1
-    # Integrals of all lanes, once more while they are put in order, and their blocks.
-    needed = 8 * LANES * 4 * packed_size(basis.nao)
-    if native_pays(basis, len(positions)) and needed < MAX_BYTES_PER_CONFORMER:
-        return native_engine(native_plan(basis, positions, config.precision)), LANES
+    if native_pays(basis, len(positions)):
+        plan = native_plan(basis, positions, config.precision)
+        # Integrals of all lanes, once more while they are put in order, and their blocks.
+        if 8 * plan.lanes.number * 4 * packed_size(basis.nao) < MAX_BYTES_PER_CONFORMER:
+            return native_engine(plan), plan.lanes.number
     return libcint_integrals, 1
 
 
