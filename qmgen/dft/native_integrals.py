@@ -84,7 +84,7 @@ def native_plan(
 def fill_lanes(
     lanes: Lanes, conformers: Float[np.ndarray, "n *x"]
 ) -> Float[np.ndarray, "nlane *x"]:
-    """Conformers with the last one repeated until there are as many as lanes, or twice as many..."""
+    """Conformers with the last one repeated until they fill whole programs."""
     widths = [(0, -len(conformers) % lanes.number)] + [(0, 0)] * (conformers.ndim - 1)
     return np.pad(conformers, widths, mode="edge")
 

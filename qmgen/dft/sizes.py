@@ -26,10 +26,12 @@ MAX_BYTES_PER_CONFORMER = 8 * 2**30
 GRID_BLOCK = 512
 # Numbers of orbitals are padded to a multiple of this.
 ORBITAL_STEP = 8
-# Atoms and points likewise; blocks without a point are passed over. 500 molecules of 5 to 9 heavy
-# atoms then have 13 programs on grid level 0.
-_ATOM_STEP = 8
+# Atoms and points likewise, which costs no time: blocks without a point are passed over. Where
+# points are few, programs' compilation counts for more. 500 molecules of 5 to 9 heavy atoms then
+# have 13 programs on grid level 0.
+ATOM_STEP = 32
 _POINT_STEP = 4096
+_FEW_POINTS = 16384
 # Most orbitals whose distinct integrals are held; beyond, Cholesky vectors are. Labels of B3LYP on
 # grid level 1 took, on one core of an AMD EPYC with AVX2, with all integrals and with vectors:
 # 0.9 and 1.1 s at 56 orbitals, 3.3 and 3.3 s at 96 (in 0.8 and 0.3 GiB), 5.3 and 5.1 s at 112, 13.6
@@ -73,11 +75,11 @@ def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
     uses_grid = bool(get_functional(config.functional).terms)
     points = grid_size(basis.atomic_numbers, config.grid_level) if uses_grid else 0
     return ProgramShape(
-        natoms=round_up(len(basis.atomic_numbers), _ATOM_STEP),
+        natoms=round_up(len(basis.atomic_numbers), ATOM_STEP),
         nprim=basis.exponents.shape[1],
         max_l=basis.max_l,
         nao=round_up(basis.nao, ORBITAL_STEP),
-        npoints=round_up(points, _POINT_STEP),
+        npoints=round_up(points, _POINT_STEP if points > _FEW_POINTS else 2 * _POINT_STEP),
         nfactors=_factor_number(basis, config),
         long_range=bool(get_functional(config.functional).long_range_exchange),
     )
