@@ -29,14 +29,20 @@ from qmgen.dft.repulsion_pairs import (
     pad_pairs,
     pair_classes,
     shared_shells,
+    split_pairs,
 )
 
 # Integrals below this are left out, Hartree.
 NEGLIGIBLE_INTEGRAL = 1e-11
 # Integrals below this are computed in float32, whose rounding then is 3e-7 of it, Hartree.
 SINGLE_PRECISION_INTEGRAL = 1e-4
-# Classes are padded to this many pairs or 8^n times as many.
-_LEAST_PAIRS = 64
+# Pairs of a class as programs take it, the same for all molecules, which so share them. Larger
+# classes are cut; nine heavy atoms have up to 300.
+_CLASS_SIZE = 512
+# Of which at most so many are real: a block, of up to 16 pairs, may begin at the last one.
+_MOST_PAIRS = _CLASS_SIZE - 15
+# Numbers of atoms are padded to a multiple of this.
+_ATOM_STEP = 32
 # What is done with a block of pairs.
 _LEFT_OUT, _SINGLE, _DOUBLE = range(3)
 # Rows of 64 numbers that fill a part of a core's second-level cache.
@@ -99,8 +105,7 @@ def plan_repulsion(
     found = pair_classes(shared_shells(basis), positions, NEGLIGIBLE_INTEGRAL)
     classes = []
     for pairs in sorted(found, key=lambda c: c.kind.max_l):
-        # A block may begin at the last pair.
-        classes.append(pad_pairs(pairs, _padded_length(len(pairs.bound) + 15)))
+        classes += [pad_pairs(part, _CLASS_SIZE) for part in split_pairs(pairs, _MOST_PAIRS)]
     pair_numbers = [_pair_numbers(c) for c in classes]
     work = []
     for i, bra in enumerate(classes):
@@ -123,14 +128,6 @@ def plan_repulsion(
         work=tuple(work),
         neri=npair * (npair + 1) // 2,
     )
-
-
-def _padded_length(number: int) -> int:
-    """Number of pairs that a class is padded to: few different ones, which share programs."""
-    size = _LEAST_PAIRS
-    while size < number:
-        size *= 8
-    return size
 
 
 def _items_at_a_time(kind: ClassKind) -> int:
@@ -210,7 +207,7 @@ def _places(
 
 
 def electron_repulsion(
-    plan: RepulsionPlan, positions: Float[Array, "nconf nat 3"]
+    plan: RepulsionPlan, positions: Float[np.ndarray, "nconf nat 3"]
 ) -> Float[np.ndarray, "nconf neri"]:
     """Distinct two-electron integrals, packed as in `Integrals.eri`, Hartree.
 
@@ -241,9 +238,9 @@ def electron_repulsion(
 
 def electron_repulsion_gradient(
     plan: RepulsionPlan,
-    positions: Float[Array, "nconf nat 3"],
+    positions: Float[np.ndarray, "nconf nat 3"],
     cotangents: Float[np.ndarray, "nconf neri"],
-) -> Float[Array, "nconf nat 3"]:
+) -> Float[np.ndarray, "nconf nat 3"]:
     """Gradient of a linear combination of the integrals that `electron_repulsion` gives.
 
     Parameters
@@ -266,7 +263,7 @@ def electron_repulsion_gradient(
         for work, rows, some in zip(plan.work, factors, parts, strict=True):
             rows[work.source[some]] = block[work.target[some] - start]
     expansions = _expansions(plan, positions)
-    totals: list[PairCotangents | None] = [None] * len(plan.classes)
+    derivatives: list[PairCotangents | None] = [None] * len(plan.classes)
     for work, rows in zip(plan.work, factors, strict=True):
         bra, ket, kind = expansions[work.bra], expansions[work.ket], work.kind
         shape = len(work.items), kind.ket.ncomponent, kind.bra.ncomponent, kind.tile, nconf
@@ -274,19 +271,27 @@ def electron_repulsion_gradient(
             bra, ket, work.items, work.nitem, jnp.asarray(rows.reshape(shape)), kind=kind
         )
         for side, part in zip((work.bra, work.ket), of_sides, strict=True):
-            before = totals[side]
-            totals[side] = part if before is None else jax.tree.map(jnp.add, before, part)
-    last = jnp.moveaxis(positions, 0, -1)
+            before = derivatives[side]
+            derivatives[side] = part if before is None else jax.tree.map(jnp.add, before, part)
+    last = _conformers_last(positions)
     gradients = [
-        expansion_gradient(tables, last, total.primitives, total.monomials, kind=pairs.kind)
-        for pairs, tables, total in zip(plan.classes, plan.tables, totals, strict=True)
-        if total is not None
+        expansion_gradient(tables, last, by.primitives, by.monomials, kind=pairs.kind)
+        for pairs, tables, by in zip(plan.classes, plan.tables, derivatives, strict=True)
+        if by is not None
     ]
-    return jnp.moveaxis(sum(gradients[1:], gradients[0]), -1, 0)
+    total = np.sum([np.asarray(g) for g in gradients], axis=0)
+    return np.moveaxis(total, -1, 0)[:, : positions.shape[1]]
 
 
-def _expansions(plan: RepulsionPlan, positions: Float[Array, "nconf nat 3"]) -> list[Expansion]:
-    last = jnp.moveaxis(positions, 0, -1)
+def _conformers_last(positions: Float[np.ndarray, "nconf nat 3"]) -> Float[Array, "npad 3 nconf"]:
+    more = -positions.shape[1] % _ATOM_STEP
+    return jnp.asarray(np.pad(np.moveaxis(positions, 0, -1), ((0, more), (0, 0), (0, 0))))
+
+
+def _expansions(
+    plan: RepulsionPlan, positions: Float[np.ndarray, "nconf nat 3"]
+) -> list[Expansion]:
+    last = _conformers_last(positions)
     return [
         expand_pairs(t, last, kind=c.kind) for c, t in zip(plan.classes, plan.tables, strict=True)
     ]

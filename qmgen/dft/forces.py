@@ -18,7 +18,7 @@ from qmgen.dft.cartesian import cartesian_to_orbitals, mixes_kinds
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.conformer_labels import ConformerLabels
 from qmgen.dft.functionals import Functional, get_functional
-from qmgen.dft.grid import GridTable, grid_table
+from qmgen.dft.grid import GridTable, grid_size, grid_table
 from qmgen.dft.integrals import libcint_one_electron_integrals
 from qmgen.dft.interop import pyscf_calculation
 from qmgen.dft.native_integrals import native_pays, native_plan
@@ -27,7 +27,7 @@ from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
 from qmgen.dft.quadrature_gradient import exchange_correlation_gradient
 from qmgen.dft.repulsion_gradient import libcint_repulsion_gradient, native_repulsion_gradient
-from qmgen.dft.sizes import GRID_BLOCK, shape_of
+from qmgen.dft.sizes import ATOM_STEP, GRID_BLOCK, round_up
 from qmgen.dft.unrestricted import spin_occupations
 
 Positions = Float[np.ndarray, "nconf nat 3"]
@@ -36,6 +36,10 @@ Densities = Float[np.ndarray, "nconf nspin nao nao"]
 # Points a block on a CPU: orbitals with all their derivatives then stay in a core's second-level
 # cache. Twice as fast as with the block of the SCF, which holds less of each point.
 _CPU_BLOCK = 128
+# Numbers of orbitals and points are padded to multiples of these: coarser than in the SCF, as what
+# is empty costs little here.
+_ORBITAL_STEP = 16
+_POINT_STEP = 16384
 
 
 def nuclear_forces(
@@ -144,31 +148,45 @@ def _quadrature_gradients(
     densities: Densities,
     grid_response: bool,
 ) -> Positions:
-    shape = shape_of(basis, config)
-    more_atoms = shape.natoms - positions.shape[1]
-    more_orbitals = shape.nao - basis.nao
+    block = _CPU_BLOCK if jax.default_backend() == "cpu" else GRID_BLOCK
+    points = grid_size(basis.atomic_numbers, config.grid_level)
+    natoms = round_up(positions.shape[1], ATOM_STEP)
+    nao = round_up(basis.nao, _ORBITAL_STEP)
+    more = nao - basis.nao
     with double_precision():
-        orbitals = orbital_table(basis, shape.nao)
-        grid = grid_table(basis.atomic_numbers, config.grid_level, shape.natoms, shape.npoints)
-        where = np.pad(positions, ((0, 0), (0, more_atoms), (0, 0)))
-        matrices = np.pad(densities, ((0, 0), (0, 0), (0, more_orbitals), (0, more_orbitals)))
+        orbitals = orbital_table(basis, nao)
+        grid = grid_table(
+            basis.atomic_numbers, config.grid_level, natoms, round_up(points, _POINT_STEP)
+        )
+        where = np.pad(positions, ((0, 0), (0, natoms - positions.shape[1]), (0, 0)))
+        matrices = np.pad(densities, ((0, 0), (0, 0), (0, more), (0, more)))
+        nblock = jnp.asarray(-(-points // block), jnp.int32)
         gradients = [
             _quadrature_gradient(
-                functional, orbitals, grid, jnp.asarray(xyz), jnp.asarray(D), grid_response
+                functional,
+                orbitals,
+                grid,
+                jnp.asarray(xyz),
+                jnp.asarray(D),
+                nblock,
+                grid_response,
+                block,
             )
             for xyz, D in zip(where, matrices, strict=True)
         ]
         return np.stack(gradients)[:, : positions.shape[1]]
 
 
-@partial(jax.jit, static_argnames=("functional", "grid_response"))
+@partial(jax.jit, static_argnames=("functional", "grid_response", "block"))
 def _quadrature_gradient(
     functional: Functional,
     orbitals: OrbitalTable,
     grid: GridTable,
     positions: Float[Array, "nat 3"],
     densities: Float[Array, "nspin nao nao"],
+    nblock: Int[Array, ""],
     grid_response: bool,
+    block: int,
 ) -> Float[Array, "nat 3"]:
     return exchange_correlation_gradient(
         functional,
@@ -176,8 +194,9 @@ def _quadrature_gradient(
         grid,
         positions,
         densities,
+        nblock,
         grid_response=grid_response,
-        block=_CPU_BLOCK if jax.default_backend() == "cpu" else GRID_BLOCK,
+        block=block,
     )
 
 

@@ -78,14 +78,18 @@ def grid_table(
     # a_ij of Becke 1988, eq. A5, with the square roots of Treutler and Ahlrichs 1995.
     adjustment = np.clip(0.25 * (1 / ratio - ratio), -0.5, 0.5)
     return GridTable(
-        points=jnp.pad(np.concatenate([g.points for g in grids]), ((0, more_points), (0, 0))),
-        volumes=jnp.pad(np.concatenate([g.volumes for g in grids]), (0, more_points)),
-        point_atom=jnp.pad(
-            np.repeat(np.arange(len(grids), dtype=np.int32), [len(g.volumes) for g in grids]),
-            (0, more_points),
+        points=jnp.asarray(
+            np.pad(np.concatenate([g.points for g in grids]), ((0, more_points), (0, 0)))
         ),
-        size_adjustment=jnp.pad(adjustment, ((0, more_atoms), (0, more_atoms))),
-        real_atom=jnp.arange(natoms) < len(grids),
+        volumes=jnp.asarray(np.pad(np.concatenate([g.volumes for g in grids]), (0, more_points))),
+        point_atom=jnp.asarray(
+            np.pad(
+                np.repeat(np.arange(len(grids), dtype=np.int32), [len(g.volumes) for g in grids]),
+                (0, more_points),
+            )
+        ),
+        size_adjustment=jnp.asarray(np.pad(adjustment, ((0, more_atoms), (0, more_atoms)))),
+        real_atom=jnp.asarray(np.arange(natoms) < len(grids)),
     )
 
 

@@ -43,11 +43,16 @@ def orbital_table(basis: Basis, nao: int) -> OrbitalTable:
     """Table of a basis, padded with empty orbitals to the given number."""
     more = nao - basis.nao
     polynomials = _polynomials(basis.max_l, basis.cartesian)[..., basis.orbital_polynomial]
+
+    def pad(array: np.ndarray) -> Array:
+        # By NumPy: JAX would compile a program for each number of orbitals.
+        return jnp.asarray(np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)]))
+
     return OrbitalTable(
-        exponents=jnp.pad(basis.exponents[basis.orbital_shell].T, ((0, 0), (0, more))),
-        coefficients=jnp.pad(basis.coefficients[basis.orbital_shell].T, ((0, 0), (0, more))),
-        orbital_atom=jnp.pad(basis.orbital_atom, (0, more)),
-        polynomials=jnp.pad(polynomials, ((0, 0), (0, 0), (0, more))),
+        exponents=pad(basis.exponents[basis.orbital_shell].T),
+        coefficients=pad(basis.coefficients[basis.orbital_shell].T),
+        orbital_atom=pad(basis.orbital_atom),
+        polynomials=pad(polynomials),
         max_l=basis.max_l,
     )
 

@@ -7,7 +7,7 @@ share in them for the orbitals' motion, of each point's for the motion of the gr
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from qmgen.dft.functionals import (
     Functional,
@@ -26,6 +26,7 @@ def exchange_correlation_gradient(
     grid: GridTable,
     positions: Float[Array, "nat 3"],
     densities: Float[Array, "nspin nao nao"],
+    nblock: Int[Array, ""] | int,
     *,
     grid_response: bool,
     block: int,
@@ -49,6 +50,8 @@ def exchange_correlation_gradient(
         Of the atoms, Bohr.
     densities
         Symmetric density matrices: one of a closed shell, or one of each spin.
+    nblock
+        Number of blocks that have points.
     grid_response
         Whether the points move with their atoms and Becke's weights with all atoms, too.
     block
@@ -57,11 +60,13 @@ def exchange_correlation_gradient(
     nat, nao = positions.shape[0], densities.shape[-1]
 
     def add_block(
-        total: tuple[Float[Array, "3 nao"], Float[Array, "nat 3"]],
-        part: tuple[Array, Array, Array],
-    ) -> tuple[tuple[Float[Array, "3 nao"], Float[Array, "nat 3"]], None]:
+        number: Int[Array, ""], total: tuple[Float[Array, "3 nao"], Float[Array, "nat 3"]]
+    ) -> tuple[Float[Array, "3 nao"], Float[Array, "nat 3"]]:
         of_orbitals, of_grid = total
-        local, volumes, atom = part
+        local, volumes, atom = (
+            jax.lax.dynamic_slice_in_dim(x, number * block, block)
+            for x in (grid.points, grid.volumes, grid.point_atom)
+        )
         points = local + positions[atom]
         weights = becke_weights(grid, positions, points, volumes, atom)
         phi, along = jax.linearize(lambda p: evaluate_orbitals(orbitals, positions, p), points)
@@ -89,15 +94,10 @@ def exchange_correlation_gradient(
                 return jnp.sum(there * value)
 
             of_grid += jax.grad(energy)(positions)
-        return (of_orbitals, of_grid), None
+        return of_orbitals, of_grid
 
-    parts = (
-        grid.points.reshape(-1, block, 3),
-        grid.volumes.reshape(-1, block),
-        grid.point_atom.reshape(-1, block),
-    )
     zero = jnp.zeros((3, nao), positions.dtype), jnp.zeros((nat, 3), positions.dtype)
-    (of_orbitals, of_grid), _ = jax.lax.scan(add_block, zero, parts)
+    of_orbitals, of_grid = jax.lax.fori_loop(0, nblock, add_block, zero)
     return of_grid.at[orbitals.orbital_atom].add(of_orbitals.T)
 
 

@@ -17,14 +17,13 @@ from jaxtyping import Array, Float, Int
 
 from qmgen.dft.hermite import Powers, cartesian_powers, hermite_powers
 from qmgen.dft.pair_expansion import Expansion
+from qmgen.dft.pair_form import PairForm
 from qmgen.dft.repulsion_class import (
     ClassKind,
     ClassStages,
     Sums,
     Values,
     add_powers,
-    components_of,
-    join_sums,
     primitive_group,
 )
 from qmgen.dft.repulsion_pairs import PRIMITIVE_GROUP
@@ -49,37 +48,30 @@ class _GradientStages:
 
     def __init__(self, kind: ClassKind) -> None:
         self.forward = ClassStages(kind, derivative=1)
-        self.unjoin = stage(self._unjoin)
+        bra, ket = self.forward.bra, self.forward.ket
+        self.ket_sums = stage(partial(_sums_of, ket))
+        self.bra_sums = stage(partial(_sums_of, bra))
+        self.split = stage(self._split)
         self.spread_ket = stage(self._spread_ket)
         self.hermite_cotangents = stage(self._hermite_cotangents)
         self.products = stage(self._products)
         self.sum_right = stage(self._sum_right)
         self.sum_left = stage(self._sum_left)
-        self.monomial_cotangents = stage(self._monomial_cotangents)
+        self.bra_monomials = stage(partial(_monomials_of, bra, naxis=2))
+        self.ket_monomials = stage(partial(_monomials_of, ket, naxis=1))
 
-    def _blocks(
-        self, sums: list[Sums], bra_monomials: Array, ket_monomials: Array
-    ) -> Float[Array, "cket cbra nket nconf"]:
-        """Integrals of a block from its sums. Unstacked, so that a derivative isn't padded."""
-        joined = join_sums(sums)
-        half = components_of(self.forward.bra, list(joined), bra_monomials)
-        return components_of(self.forward.ket, list(half.swapaxes(0, 1)), ket_monomials)
-
-    def _unjoin(self, cotangent: Array, bra_monomials: Array, ket_monomials: Array) -> list[Sums]:
-        """Cotangents of the sums from those of the integrals."""
-
-        def blocks(sums: list[Sums]) -> Array:
-            return self._blocks(sums, bra_monomials, ket_monomials)
-
-        (result,) = jax.linear_transpose(blocks, self.forward.zero(cotangent.shape[-1]))(cotangent)
+    def _split(self, joined: Float[Array, "nbra_sum nket_sum nket nconf"]) -> list[Sums]:
+        """Sums of each order from those of all orders."""
+        result, start = [], 0
+        for row in self.forward.zero(joined.shape[-1]):
+            rows = joined[start : (start := start + row[0].shape[0] * row[0].shape[1])]
+            parts, begin = [], 0
+            for zero in row:
+                stop = begin + zero.shape[2] * zero.shape[3]
+                parts.append(rows[:, begin:stop].reshape(zero.shape))
+                begin = stop
+            result.append(parts)
         return result
-
-    def _monomial_cotangents(
-        self, sums: list[Sums], cotangent: Array, bra_monomials: Array, ket_monomials: Array
-    ) -> tuple[Array, Array]:
-        _, pull = jax.vjp(partial(self._blocks, sums), bra_monomials, ket_monomials)
-        bra, ket = pull(cotangent)
-        return bra.reshape(len(bra), -1), ket.reshape(len(ket), *ket.shape[-2:])
 
     def _spread_ket(
         self, cotangents: list[Sums], ket: Expansion
@@ -137,6 +129,51 @@ class _GradientStages:
         return jnp.stack([sums[0], *(-x for x in sums[1:])])
 
 
+def _sums_of(
+    form: PairForm, cotangents: Float[Array, "ncomponent *n"], monomials: Array
+) -> Float[Array, "nsum *n"]:
+    """Cotangents of sums from those of products of orbitals; see `components_of`.
+
+    Written out: what JAX makes of it keeps XLA from vectorising, at 50 times the cost.
+    """
+    total: dict[int, Array] = {}
+    for cotangent, terms in zip(cotangents, form.components, strict=True):
+        for term in terms:
+            value = cotangent
+            if any(form.monomials[term.monomial]):
+                value = value * monomials[term.monomial]
+            if term.number != 1:
+                value = value * term.number
+            total[term.sum] = total[term.sum] + value if term.sum in total else value
+    return jnp.stack([total[number] for number in range(form.nsum)])
+
+
+def _monomials_of(
+    form: PairForm,
+    cotangents: Float[Array, "ncomponent *n"],
+    sums: Float[Array, "nsum *n"],
+    *,
+    naxis: int,
+) -> Float[Array, "nmonomial *rest"]:
+    """Derivatives by monomials of products of orbitals, summed over some axes after the first."""
+    products: dict[int, Array] = {}
+    for cotangent, terms in zip(cotangents, form.components, strict=True):
+        for term in terms:
+            # The one that is 1 everywhere has no derivative.
+            if any(form.monomials[term.monomial]):
+                value = cotangent * sums[term.sum] * term.number
+                before = products.get(term.monomial)
+                products[term.monomial] = value if before is None else before + value
+    result = []
+    for number in range(len(form.monomials)):
+        if number in products:
+            flat = products[number].reshape(-1, *cotangents.shape[1 + naxis :])
+            result.append(sum((flat[k] for k in range(1, len(flat))), flat[0]))
+        else:
+            result.append(jnp.zeros(cotangents.shape[1 + naxis :], cotangents.dtype))
+    return jnp.stack(result)
+
+
 def _add_at(total: Array, part: Array, start: Array, axis: int) -> Array:
     size = part.shape[axis]
     old = jax.lax.dynamic_slice_in_dim(total, start, size, axis)
@@ -175,7 +212,8 @@ def class_gradient(
     ) -> tuple[Array, Array, Array, Array]:
         left, right = forward.take_bra(bra, i), forward.take_ket(ket, j)
         monomials = left.monomials[:, None, None], right.monomials[:, None]
-        sum_cotangents = stages.unjoin(cotangent, *monomials)
+        half_cotangents = stages.ket_sums(cotangent, monomials[1]).swapaxes(0, 1)
+        sum_cotangents = stages.split(stages.bra_sums(half_cotangents, monomials[0]))
 
         def add_ket_group(
             v: Array, state: tuple[list[Sums], Array, Array]
@@ -211,7 +249,14 @@ def class_gradient(
             jnp.zeros((4, right.exponents.shape[0], kind.tile, nconf), forward.dtype),
         )
         sums, of_bra, of_ket = jax.lax.fori_loop(0, nv, add_ket_group, start)
-        return of_bra, of_ket, *stages.monomial_cotangents(sums, cotangent, *monomials)
+        joined = forward.join(sums)
+        half = forward.bra_components(joined, monomials[0]).swapaxes(0, 1)
+        return (
+            of_bra,
+            of_ket,
+            stages.bra_monomials(half_cotangents, joined),
+            stages.ket_monomials(cotangent, half),
+        )
 
     def add_item(
         n: Array, state: tuple[PairCotangents, PairCotangents]

@@ -16,13 +16,16 @@ from pyscf.scf import _vhf
 
 from qmgen.dft.basis import Basis, shell_size
 from qmgen.dft.cartesian import cartesian_to_orbitals, libcint_kind, mixes_kinds
-from qmgen.dft.electron_repulsion import RepulsionPlan, electron_repulsion_gradient
+from qmgen.dft.electron_repulsion import electron_repulsion_gradient
 from qmgen.dft.functionals import Functional
 from qmgen.dft.integrals import environment
-from qmgen.dft.native_integrals import LANES
+from qmgen.dft.native_integrals import NativePlan, fill_lanes
 from qmgen.dft.precision import double_precision
 
 Densities = Float[np.ndarray, "nspin nao nao"]
+
+# Numbers of orbitals are padded to a multiple of this, so that molecules share a program.
+_ORBITAL_STEP = 16
 
 
 def libcint_repulsion_gradient(
@@ -126,7 +129,7 @@ def libcint_orbital_atom(basis: Basis) -> Int[np.ndarray, " nlibcint"]:
 
 
 def native_repulsion_gradient(
-    plan: RepulsionPlan,
+    plan: NativePlan,
     positions: Float[np.ndarray, "nconf nat 3"],
     densities: Float[np.ndarray, "nconf nspin nao nao"],
     exact_exchange: float,
@@ -142,27 +145,34 @@ def native_repulsion_gradient(
     exact_exchange
         Share of exact exchange.
     """
+    nao = densities.shape[-1]
+    npair = nao * (nao + 1) // 2
+    more = -nao % _ORBITAL_STEP
+    padded = np.pad(densities, ((0, 0), (0, 0), (0, more), (0, more)))
     gradients = []
     with double_precision():
-        for start in range(0, len(positions), LANES):
-            where = positions[start : start + LANES]
-            matrices = densities[start : start + LANES]
+        for start in range(0, len(positions), plan.lanes.number):
+            some = slice(start, start + plan.lanes.number)
             cotangents = np.stack(
-                [repulsion_cotangent(jnp.asarray(D), exact_exchange) for D in matrices]
+                [
+                    np.asarray(repulsion_cotangent(jnp.asarray(D), npair, exact_exchange))[
+                        : npair * (npair + 1) // 2
+                    ]
+                    for D in padded[some]
+                ]
             )
-            # Lanes without a conformer of their own repeat the last one and contribute nothing.
-            more = LANES - len(where)
-            lanes = np.pad(where, ((0, more), (0, 0), (0, 0)), mode="edge")
             gradient = electron_repulsion_gradient(
-                plan, jnp.asarray(lanes), np.pad(cotangents, ((0, more), (0, 0)))
+                plan.repulsion,
+                fill_lanes(plan.lanes, positions[some]),
+                fill_lanes(plan.lanes, cotangents),
             )
-            gradients.append(np.asarray(gradient)[: len(where)])
+            gradients.append(gradient[: len(cotangents)])
     return np.concatenate(gradients)
 
 
 @partial(jax.jit, static_argnames=("exact_exchange",))
 def repulsion_cotangent(
-    densities: Float[Array, "nspin nao nao"], exact_exchange: float
+    densities: Float[Array, "nspin nao nao"], nrow: Int[Array, ""] | int, exact_exchange: float
 ) -> Float[Array, " neri"]:
     r"""Derivative of the two-electron energy by each distinct integral (ij|kl).
 
@@ -173,13 +183,16 @@ def repulsion_cotangent(
     Parameters
     ----------
     densities
-        Symmetric density matrices: one of a closed shell, or one of each spin.
+        Symmetric density matrices: one of a closed shell, or one of each spin; padded.
+    nrow
+        Number of pairs of real orbitals.
     exact_exchange
         Share a of exact exchange.
 
     Returns
     -------
-    Packed as in `qmgen.dft.integrals.Integrals`.
+    Packed as in `qmgen.dft.integrals.Integrals`, those of real orbitals first; the others' values
+    mean nothing.
     """
     nspin, nao = densities.shape[:2]
     rows, columns = np.tril_indices(nao)
@@ -204,4 +217,4 @@ def repulsion_cotangent(
         return jax.lax.dynamic_update_slice(packed, row, (p * (p + 1) // 2,))
 
     packed = jnp.zeros(npair * (npair + 1) // 2 + npair, densities.dtype)
-    return jax.lax.fori_loop(0, npair, add_row, packed)[: npair * (npair + 1) // 2]
+    return jax.lax.fori_loop(0, nrow, add_row, packed)

@@ -136,7 +136,7 @@ def pair_classes(
             )
             classes.append(_pair_class(PairKind(kind_a, kind_b), pairs, distance))
     largest = max(float(c.bound.max()) for c in classes)
-    kept = (_keep(c, c.bound * largest > negligible) for c in classes)
+    kept = (_sorted_pairs(c, c.bound * largest > negligible) for c in classes)
     return [c for c in kept if len(c.bound)]
 
 
@@ -188,11 +188,14 @@ def _pair_class(
     )
 
 
-def _keep(pairs: PairClass, which: np.ndarray) -> PairClass:
+def _sorted_pairs(pairs: PairClass, which: np.ndarray) -> PairClass:
     """The chosen pairs, sorted."""
     rows = np.flatnonzero(which & (pairs.nprim > 0))
     group = -(-pairs.nprim[rows] // PRIMITIVE_GROUP)
-    rows = rows[np.lexsort((-pairs.bound[rows], -group))]
+    return _some_pairs(pairs, rows[np.lexsort((-pairs.bound[rows], -group))])
+
+
+def _some_pairs(pairs: PairClass, rows: np.ndarray | slice) -> PairClass:
     return PairClass(
         pairs.kind,
         pairs.atoms[rows],
@@ -202,6 +205,12 @@ def _keep(pairs: PairClass, which: np.ndarray) -> PairClass:
         pairs.nprim[rows],
         pairs.bound[rows],
     )
+
+
+def split_pairs(pairs: PairClass, npair: int) -> list[PairClass]:
+    """Classes of at most a number of pairs each, which together have those of one, in order."""
+    starts = range(0, len(pairs.bound), npair)
+    return [_some_pairs(pairs, slice(start, start + npair)) for start in starts]
 
 
 def pad_pairs(pairs: PairClass, npair: int) -> PairClass:

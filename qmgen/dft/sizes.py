@@ -14,7 +14,7 @@ from qmgen.dft.factorised import padded_factor_number
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.grid import grid_size
 from qmgen.dft.integrals import IntegralEngine, libcint_integrals
-from qmgen.dft.native_integrals import LANES, native_engine, native_pays, native_plan
+from qmgen.dft.native_integrals import native_engine, native_pays, native_plan
 from qmgen.dft.range_separation import range_separated_engine
 from qmgen.dft.two_electron import packed_size
 from qmgen.errors import UnsupportedMoleculeError
@@ -26,10 +26,12 @@ MAX_BYTES_PER_CONFORMER = 8 * 2**30
 GRID_BLOCK = 512
 # Numbers of orbitals are padded to a multiple of this.
 ORBITAL_STEP = 8
-# Atoms and points likewise; blocks without a point are passed over. 500 molecules of 5 to 9 heavy
-# atoms then have 13 programs on grid level 0.
-_ATOM_STEP = 8
+# Atoms and points likewise, which costs no time: blocks without a point are passed over. Where
+# points are few, programs' compilation counts for more. 500 molecules of 5 to 9 heavy atoms then
+# have 13 programs on grid level 0.
+ATOM_STEP = 32
 _POINT_STEP = 4096
+_FEW_POINTS = 16384
 # Most orbitals whose distinct integrals are held; beyond, Cholesky vectors are. Labels of B3LYP on
 # grid level 1 took, on one core of an AMD EPYC with AVX2, with all integrals and with vectors:
 # 0.9 and 1.1 s at 56 orbitals, 3.3 and 3.3 s at 96 (in 0.8 and 0.3 GiB), 5.3 and 5.1 s at 112, 13.6
@@ -73,11 +75,11 @@ def shape_of(basis: Basis, config: DFTConfig) -> ProgramShape:
     uses_grid = bool(get_functional(config.functional).terms)
     points = grid_size(basis.atomic_numbers, config.grid_level) if uses_grid else 0
     return ProgramShape(
-        natoms=round_up(len(basis.atomic_numbers), _ATOM_STEP),
+        natoms=round_up(len(basis.atomic_numbers), ATOM_STEP),
         nprim=basis.exponents.shape[1],
         max_l=basis.max_l,
         nao=round_up(basis.nao, ORBITAL_STEP),
-        npoints=round_up(points, _POINT_STEP),
+        npoints=round_up(points, _POINT_STEP if points > _FEW_POINTS else 2 * _POINT_STEP),
         nfactors=_factor_number(basis, config),
         long_range=bool(get_functional(config.functional).long_range_exchange),
     )
@@ -118,10 +120,11 @@ def default_engine(
         return range_separated_engine(functional.omega, factorised=bool(shape.nfactors)), 1
     if shape.nfactors:
         return cholesky_integrals, 1
-    # Integrals of all lanes, once more while they are put in order, and their blocks.
-    needed = 8 * LANES * 4 * packed_size(basis.nao)
-    if native_pays(basis, len(positions)) and needed < MAX_BYTES_PER_CONFORMER:
-        return native_engine(native_plan(basis, positions, config.precision)), LANES
+    if native_pays(basis, len(positions)):
+        plan = native_plan(basis, positions, config.precision)
+        # Integrals of all lanes, once more while they are put in order, and their blocks.
+        if 8 * plan.lanes.number * 4 * packed_size(basis.nao) < MAX_BYTES_PER_CONFORMER:
+            return native_engine(plan), plan.lanes.number
     return libcint_integrals, 1
 
 
