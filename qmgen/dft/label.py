@@ -22,6 +22,7 @@ from qmgen.dft.program_arrays import (
     ConformerArrays,
     MoleculeTables,
     conformer_arrays,
+    first_orbitals,
     molecule_tables,
 )
 from qmgen.dft.properties import (
@@ -44,6 +45,12 @@ from qmgen.dft.unrestricted import (
     solve_unrestricted,
     spin_occupations,
 )
+from qmgen.dft.warm_start import (
+    SolvedConformer,
+    carried_orbitals,
+    lowdin_basis,
+    solved_conformers,
+)
 from qmgen.errors import UnsupportedMoleculeError
 
 # Hamiltonians of a batch in float64, and in float32 where builds use them.
@@ -65,10 +72,11 @@ def label_conformers(
 
     Closed shells are restricted, open ones unrestricted.
 
-    A conformer's labels do not depend on the others that are given with it, but for integrals too
-    small to matter, about which native integrals decide for all conformers of a call. One that
-    does not converge is tried once more with level shift and damping; ``converged`` tells the
-    outcome.
+    Each batch starts from densities of conformers that earlier batches of the call have solved
+    (`qmgen.dft.warm_start`). So a conformer's labels depend on the others that are given with it,
+    and on their order, but within the thresholds of convergence; native integrals decide for all
+    conformers of a call which are too small to matter. One that does not converge is tried once
+    more from the ``minao`` guess, with level shift and damping; ``converged`` tells the outcome.
 
     Parameters
     ----------
@@ -83,8 +91,8 @@ def label_conformers(
     spin
         2S, the number of unpaired electrons.
     initial_density
-        Densities to start from instead of the ``minao`` guess; of an open shell those of spin a
-        and spin b along the second axis.
+        Densities to start from, instead of those of other conformers and the ``minao`` guess; of
+        an open shell those of spin a and spin b along the second axis.
     batch_size
         Conformers a program runs side by side; by default 1 on a CPU, where each then stops at
         its own convergence, and 32 on accelerators.
@@ -120,10 +128,19 @@ def label_conformers(
     else:
         engine, at_a_time = integral_engine, batch_size
 
-    def run(which: Int[np.ndarray, " n"], level_shift: float, damping: float) -> RawLabels:
+    def run(which: Int[np.ndarray, " n"], attempt: int) -> RawLabels:
         tables = molecule_tables(
-            basis, shape, config, noccupied, level_shift=level_shift, damping=damping
+            basis,
+            shape,
+            config,
+            noccupied,
+            level_shift=config.level_shift if attempt == 2 else 0.0,
+            damping=config.damping if attempt == 2 else 0.0,
         )
+        # What led one conformer astray may mislead others: a second attempt starts afresh.
+        warm = attempt == 1 and initial_density is None
+        solved: list[SolvedConformer] = []
+        norb = 0
         chunks = []
         storage = None
         for group in _parts(which, max(at_a_time, batch_size)):
@@ -132,25 +149,39 @@ def label_conformers(
                 # A short batch is filled up, so that it has the same program as others.
                 filled = np.pad(places, (0, batch_size - len(places)), mode="edge")
                 members = group[filled]
+                of_batch = jax.tree.map(partial(_rows, filled), integrals)
+                lowdin = lowdin_basis(basis, of_batch.overlap) if warm else None
+                if lowdin is not None and solved:
+                    orbitals, occupation = carried_orbitals(
+                        basis, noccupied, solved, lowdin, positions[members], norb
+                    )
+                else:
+                    orbitals, occupation = first_orbitals(
+                        basis,
+                        shape,
+                        positions[members],
+                        of_batch,
+                        None if initial_density is None else initial_density[members],
+                        bool(spin),
+                    )
+                    # Others are padded to as many, for the same program.
+                    norb = orbitals.shape[-1]
                 arrays = conformer_arrays(
-                    basis,
-                    shape,
-                    positions[members],
-                    jax.tree.map(partial(_rows, filled), integrals),
-                    None if initial_density is None else initial_density[members],
-                    bool(spin),
+                    basis, shape, positions[members], of_batch, orbitals, occupation
                 )
                 labels, storage = _label_batch(config, tables, arrays, storage)
-                raw = jax.device_get(labels)
-                chunks.append(jax.tree.map(partial(_rows, np.arange(len(places))), raw))
+                raw = jax.tree.map(partial(_rows, np.arange(len(places))), jax.device_get(labels))
+                chunks.append(raw)
+                if lowdin is not None:
+                    solved += solved_conformers(lowdin, positions[group[places]], raw)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
     with double_precision():
-        raw = run(np.arange(len(positions)), 0.0, 0.0)
+        raw = run(np.arange(len(positions)), 1)
         attempts = np.ones(len(positions), np.int8)
         failed = np.flatnonzero(~raw.scf.converged)
         if len(failed) and (config.level_shift or config.damping):
-            second = run(failed, config.level_shift, config.damping)
+            second = run(failed, 2)
             raw = jax.tree.map(partial(_replace_rows, failed), raw, second)
             attempts[failed] = 2
     return unpad(basis, noccupied, raw, attempts)

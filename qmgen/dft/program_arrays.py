@@ -74,15 +74,15 @@ def molecule_tables(
     )
 
 
-def conformer_arrays(
+def first_orbitals(
     basis: Basis,
     shape: ProgramShape,
     positions: Float[np.ndarray, "nconf nat 3"],
     integrals: Integrals,
     initial_density: Float[np.ndarray, "nconf *spins nao nao"] | None,
     open_shell: bool,
-) -> ConformerArrays:
-    """Arrays of a batch, padded to the sizes of its program.
+) -> tuple[Float[np.ndarray, "nconf *spins nao norb"], Float[np.ndarray, "nconf *spins norb"]]:
+    """Orbitals C and occupations n of the densities C diag(n) C^T that a batch starts from.
 
     Without an initial density the SCF starts from the ``minao`` guess, of which each spin of an
     open shell gets one half.
@@ -95,16 +95,31 @@ def conformer_arrays(
             density = np.stack([0.5 * density] * 2, axis=1)
     else:
         density = np.asarray(initial_density, np.float64)
-
-    more = shape.nao - basis.nao
-    more_pairs = pair_number(shape.nao) - pair_number(basis.nao)
-    more_eri = packed_size(shape.nao) - packed_size(basis.nao)
     orbitals, occupation = density_orbitals(
         density.reshape(-1, basis.nao, basis.nao),
         shape.nao if integrals.factors is None else ORBITAL_STEP,
     )
-    orbitals = orbitals.reshape(*density.shape[:-1], -1)
-    occupation = occupation.reshape(*density.shape[:-2], -1)
+    return (
+        orbitals.reshape(*density.shape[:-1], -1),
+        occupation.reshape(*density.shape[:-2], -1),
+    )
+
+
+def conformer_arrays(
+    basis: Basis,
+    shape: ProgramShape,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    integrals: Integrals,
+    orbitals: Float[np.ndarray, "nconf *spins nao norb"],
+    occupation: Float[np.ndarray, "nconf *spins norb"],
+) -> ConformerArrays:
+    """Arrays of a batch, padded to the sizes of its program.
+
+    ``orbitals`` and ``occupation`` are those of the densities that it starts from.
+    """
+    more = shape.nao - basis.nao
+    more_pairs = pair_number(shape.nao) - pair_number(basis.nao)
+    more_eri = packed_size(shape.nao) - packed_size(basis.nao)
 
     def pad(matrix: Array | np.ndarray) -> np.ndarray:
         return np.pad(matrix, [(0, 0)] * (matrix.ndim - 2) + [(0, more), (0, more)])

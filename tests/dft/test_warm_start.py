@@ -1,0 +1,209 @@
+"""Densities that conformers start from, carried over from others of the molecule."""
+
+import numpy as np
+import pytest
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from qmgen.dft import label
+from qmgen.dft.basis import Basis, build_basis
+from qmgen.dft.cholesky import cholesky_integrals
+from qmgen.dft.config import DFTConfig
+from qmgen.dft.conformer_labels import ConformerLabels
+from qmgen.dft.integrals import libcint_integrals
+from qmgen.dft.label import label_conformers
+from qmgen.dft.warm_start import (
+    LowdinBasis,
+    SolvedConformer,
+    atom_rotations,
+    carried_orbitals,
+    lowdin_basis,
+    shell_rotations,
+)
+from tests.dft.systems import embed
+
+TURN = Rotation.from_rotvec([0.7, -1.9, 1.1]).as_matrix()
+REFLECT = np.diag([1.0, -1.0, 1.0])
+# Densities to 1e-7.
+CLOSE = {"conv_tol": 1e-12, "precision": "float64", "functional": "hf"}
+
+
+def carried(
+    basis: Basis,
+    noccupied: tuple[int, int],
+    positions: Float[np.ndarray, "2 nat 3"],
+    density: Float[np.ndarray, "nspin nao nao"],
+) -> tuple[Float[np.ndarray, "*nspin nao nao"], Float[np.ndarray, "nao nao"]]:
+    """The first conformer's density carried to the second, whose overlap comes along."""
+    S = libcint_integrals(basis, positions).overlap
+    lowdin = lowdin_basis(basis, S)
+    nat = positions.shape[1]
+    solved = SolvedConformer(
+        positions[0], np.ones((nat, nat)), lowdin.root[0] @ density @ lowdin.root[0].T
+    )
+    C, n = carried_orbitals(
+        basis,
+        noccupied,
+        [solved],
+        LowdinBasis(lowdin.root[1:], lowdin.inverse_root[1:]),
+        positions[1:],
+        basis.nao + 1,
+    )
+    assert C.shape[-1] == basis.nao + 1
+    return (C[0] * n[0][..., None, :]) @ C[0].swapaxes(-1, -2), S[1]
+
+
+def vibrating(smiles: str, nconf: int) -> tuple[np.ndarray, np.ndarray]:
+    """Charges, and positions of conformers that lie as they like and are not quite alike."""
+    z, (place,), _ = embed(smiles)
+    rng = np.random.default_rng(1)
+    moved = place + rng.normal(scale=0.03, size=(nconf, *place.shape))
+    return z, moved @ Rotation.random(nconf, rng).as_matrix()
+
+
+def cold(monkeypatch: pytest.MonkeyPatch, *args: object, **options: object) -> ConformerLabels:
+    """Labels of conformers that all start from the minao guess."""
+    with monkeypatch.context() as patch:
+        patch.setattr(label, "solved_conformers", lambda *_: [])
+        return label_conformers(*args, **options)
+
+
+@pytest.mark.parametrize("cartesian", [False, True])
+@pytest.mark.parametrize("angular", [1, 2, 3])
+def test_shell_rotations_are_orthogonal_and_compose(angular: int, cartesian: bool) -> None:
+    second = REFLECT @ TURN @ TURN
+    A, B, AB = shell_rotations(np.stack([TURN, second, TURN @ second]), angular, cartesian)
+    np.testing.assert_allclose(A @ A.T, np.eye(len(A)), atol=1e-12)
+    np.testing.assert_allclose(A @ B, AB, atol=1e-12)
+    if angular == 1:
+        np.testing.assert_allclose(A, TURN, atol=1e-12)
+
+
+@pytest.mark.parametrize("turn", [TURN, TURN @ REFLECT])
+@pytest.mark.parametrize("smiles", ["C#C", "O", "CCO"])
+def test_atoms_turn_as_a_rigid_molecule_does(smiles: str, turn: np.ndarray) -> None:
+    """Lines may turn about themselves as well, but all atoms by the same angle."""
+    _, (old,), _ = embed(smiles)
+    new = old @ turn.T + 1.5
+    R = atom_rotations(old, new)
+    np.testing.assert_allclose(R, np.broadcast_to(R[0], R.shape), atol=1e-10)
+    np.testing.assert_allclose((old - old[0]) @ R[0].T, new - new[0], atol=1e-10)
+    if smiles == "CCO":
+        np.testing.assert_allclose(R[0], turn, atol=1e-10)
+
+
+def test_a_group_turns_by_itself() -> None:
+    """Methyl's carbon goes with its hydrogens, the oxygen stays; mirror images aside."""
+    _, (old,), _ = embed("CCO")
+    axis = old[1] - old[0]
+    new = old.copy()
+    turn = Rotation.from_rotvec(0.4 * axis / np.linalg.norm(axis)).as_matrix()
+    new[3:6] = (old[3:6] - old[0]) @ turn.T + old[0]
+    methyl, _, oxygen = np.linalg.norm(
+        Rotation.from_matrix(atom_rotations(old, new)[:3]).as_rotvec(), axis=1
+    )
+    assert methyl > 0.3
+    assert oxygen < 0.05
+
+
+def test_one_atom_or_two_in_one_place_still_have_rotations() -> None:
+    for old, new in [(np.zeros((1, 3)), np.ones((1, 3))), (np.zeros((3, 3)), np.eye(3))]:
+        R = atom_rotations(old, new)
+        np.testing.assert_allclose(R @ R.swapaxes(1, 2), np.eye(3)[None].repeat(len(R), 0))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "basis", "cartesian", "turn"),
+    [
+        ("C=O", "sto-3g", (), TURN),
+        ("C=O", "6-31g*", (), TURN @ REFLECT),
+        ("C=O", "6-31g*", (2,), TURN),
+        ("C#N", "6-31g*", (), TURN),
+    ],
+)
+def test_rigid_copy_gets_its_converged_density(
+    smiles: str, basis: str, cartesian: tuple[int, ...], turn: np.ndarray
+) -> None:
+    z, (place,), _ = embed(smiles)
+    config = DFTConfig(basis=basis, cartesian=cartesian, **CLOSE)
+    both = np.stack([place, place @ turn.T + 0.3])
+    labels = label_conformers(z, both, config)
+    assert labels.iterations[1] == 1
+    assert labels.energy[1] == pytest.approx(labels.energy[0], abs=1e-10)
+    nocc = int(z.sum()) // 2
+    orbitals = build_basis(z, basis, cartesian)
+    D, _ = carried(orbitals, (nocc, nocc), both, labels.density[:1] / 2)
+    np.testing.assert_allclose(D, labels.density[1], atol=1e-6)
+
+
+def test_carried_densities_are_idempotent() -> None:
+    z, positions, _ = embed("CCO", nconf=2)
+    basis = build_basis(z, "6-31g*")
+    rng = np.random.default_rng(0)
+    some = libcint_integrals(basis, positions[:1]).overlap[0]
+    C = (
+        np.linalg.inv(np.linalg.cholesky(some)).T
+        @ np.linalg.qr(rng.normal(size=(basis.nao, basis.nao)))[0]
+    )
+    density = np.stack([C[:, :nocc] @ C[:, :nocc].T for nocc in (14, 12)])
+    D, S = carried(basis, (14, 12), positions, density)
+    np.testing.assert_allclose(D @ S @ D, D, atol=1e-9 * np.abs(D).max())
+    np.testing.assert_allclose(np.einsum("sij,ji->s", D, S), [14, 12], atol=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_fewer_cycles_to_the_same_energies(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    z, positions = vibrating("CCO", 5)
+    config = DFTConfig(basis="sto-3g", functional="hf", precision="float64", conv_tol=1e-9)
+    warm = label_conformers(z, positions, config, batch_size=batch_size)
+    without = cold(monkeypatch, z, positions, config, batch_size=batch_size)
+    # The first batch has nothing to start from.
+    np.testing.assert_array_equal(warm.iterations[:batch_size], without.iterations[:batch_size])
+    assert warm.iterations.sum() < without.iterations.sum() - 2
+    np.testing.assert_allclose(warm.energy, without.energy, rtol=0, atol=1e-8)
+
+
+def test_open_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, positions = vibrating("C[CH2]", 5)
+    config = DFTConfig(basis="sto-3g", functional="hf", precision="float64", conv_tol=1e-9)
+    warm = label_conformers(z, positions, config, spin=1)
+    without = cold(monkeypatch, z, positions, config, spin=1)
+    assert warm.iterations.sum() < without.iterations.sum() - 2
+    np.testing.assert_allclose(warm.energy, without.energy, rtol=0, atol=1e-8)
+    assert warm.spin is not None
+    assert without.spin is not None
+    np.testing.assert_allclose(warm.spin.spin_square, without.spin.spin_square, atol=1e-4)
+
+
+def test_factors_keep_their_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer orbitals are occupied than the minao guess has, but as many are given."""
+    z, positions, _ = embed("C=O", nconf=2)
+    widths = []
+    arrays = label.conformer_arrays
+
+    def note(*args: np.ndarray) -> object:
+        widths.append(args[-1].shape)
+        return arrays(*args)
+
+    monkeypatch.setattr(label, "conformer_arrays", note)
+    config = DFTConfig(basis="6-31g", functional="hf")
+    labels = label_conformers(z, positions, config, integral_engine=cholesky_integrals)
+    assert labels.converged.all()
+    assert labels.iterations[1] < labels.iterations[0]
+    assert widths[0] == widths[1]
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_bad_conformer_harms_no_later_one(bad: int) -> None:
+    """Two nuclei on top of each other; neither does it start nor do others start from it."""
+    z, positions, _ = embed("CCO", nconf=3)
+    broken = positions.copy()
+    broken[bad, 0] = broken[bad, 1]
+    config = DFTConfig(basis="sto-3g", functional="hf", precision="float64", conv_tol=1e-9)
+    good = label_conformers(z, positions, config)
+    labels = label_conformers(z, broken, config)
+    np.testing.assert_array_equal(labels.converged, np.arange(3) != bad)
+    others = labels.converged
+    np.testing.assert_allclose(labels.energy[others], good.energy[others], rtol=0, atol=1e-8)
