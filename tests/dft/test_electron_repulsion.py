@@ -21,7 +21,7 @@ from qmgen.dft.electron_repulsion import (
 )
 from qmgen.dft.hermite import hermite_coulomb, hermite_powers
 from qmgen.dft.integrals import two_electron_integrals
-from qmgen.dft.native_integrals import LANES
+from qmgen.dft.native_integrals import MANY
 from qmgen.dft.repulsion_class import hermite_coulomb_closed
 from tests.dft.systems import embed
 
@@ -50,7 +50,7 @@ def two_atoms(a: str, b: str, cartesian: tuple[int, ...] = ()) -> tuple[Basis, n
     return basis_from_shells(z, {1: SHELLS[a], 2: SHELLS[b]}, cartesian), positions
 
 
-def waters(nconf: int = LANES) -> np.ndarray:
+def waters(nconf: int = MANY.number) -> np.ndarray:
     """Water with random displacements, Bohr."""
     equilibrium = np.array([[0, 0, 0.2], [0, 1.4, -0.9], [0, -1.4, -0.9]])
     return equilibrium + np.random.default_rng(1).normal(scale=0.3, size=(nconf, 3, 3))
@@ -58,7 +58,7 @@ def waters(nconf: int = LANES) -> np.ndarray:
 
 def error(basis: Basis, positions: np.ndarray, plan: RepulsionPlan) -> np.ndarray:
     """Difference from libcint, (nconf, neri)."""
-    eri = electron_repulsion(plan, jnp.asarray(positions))
+    eri = electron_repulsion(plan, positions)
     return np.asarray(eri) - two_electron_integrals(basis, positions)
 
 
@@ -111,11 +111,11 @@ def test_coincident_centres() -> None:
 
 def test_far_apart_pairs_are_left_out_within_the_threshold() -> None:
     z = np.array([8, 1, 1, 1], np.int32)
-    basis, near = build_basis(z, "sto-3g"), np.zeros((LANES, 4, 3))
+    basis, near = build_basis(z, "sto-3g"), np.zeros((MANY.number, 4, 3))
     near[:, :3] = waters()
     near[:, 3] = [2.0, 0, 0]
     far = near.copy()
-    far[:, 3, 0] += np.linspace(30, 60, LANES)
+    far[:, 3, 0] += np.linspace(30, 60, MANY.number)
     plans = [plan_repulsion(basis, x, single_below=0.0) for x in (near, far)]
     in_near, in_far = (sum(len(work.target) for work in plan.work) for plan in plans)
     assert in_far < in_near
@@ -125,10 +125,10 @@ def test_far_apart_pairs_are_left_out_within_the_threshold() -> None:
 
 
 def test_a_plan_holds_for_some_of_its_conformers() -> None:
-    basis, positions = build_basis(WATER, "sto-3g"), waters(2 * LANES)
-    positions[LANES:] *= 4.0
+    basis, positions = build_basis(WATER, "sto-3g"), waters(2 * MANY.number)
+    positions[MANY.number :] *= 4.0
     plan = plan_repulsion(basis, positions)
-    for part in (positions[:LANES], positions[LANES:]):
+    for part in (positions[: MANY.number], positions[MANY.number :]):
         assert np.abs(error(basis, part, plan)).max() < TOLERANCE
 
 
