@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: molecules this small gain nothing from more, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-run accuracy clean
+.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -51,6 +51,13 @@ benchmark: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py --precision float32
 	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py --forces
+
+# A larger basis, with exact integrals and with density fitting on both sides; half an hour.
+LARGE := --basis 6-31g* --grid-level 1 --conformers 4 --reference 1
+benchmark-large: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py $(LARGE)
+	$(ONE_THREAD) $(BIN)/python benchmarks/labels_per_second.py $(LARGE) \
+		--two-electron density_fitting
 
 # A whole run of 200 molecules, compilation included, against a script that loops PySCF.
 benchmark-run: setup
