@@ -1,8 +1,7 @@
 """Native two-electron integrals against libcint's.
 
-A program depends on kinds of shells and padded numbers of pairs, blocks and conformers, and takes
-seconds to compile: one atom with s and sp shells and two or three with s shells, 64 conformers,
-share theirs between tests.
+A program depends on kinds of shells and the number of conformers, and takes seconds to compile:
+molecules with s and sp shells, 8 conformers, share theirs between tests.
 """
 
 from dataclasses import replace
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qmgen.dft import electron_repulsion as electron_repulsion_module
 from qmgen.dft.basis import Basis, basis_from_shells, build_basis
 from qmgen.dft.boys import boys
 from qmgen.dft.electron_repulsion import (
@@ -21,7 +21,7 @@ from qmgen.dft.electron_repulsion import (
 )
 from qmgen.dft.hermite import hermite_coulomb, hermite_powers
 from qmgen.dft.integrals import two_electron_integrals
-from qmgen.dft.native_integrals import MANY
+from qmgen.dft.native_integrals import FEW
 from qmgen.dft.repulsion_class import hermite_coulomb_closed
 from tests.dft.systems import embed
 
@@ -33,6 +33,7 @@ TOLERANCE = 1e-10
 # Of float32, relative to the estimate of an integral that decides on its precision.
 SINGLE_ROUNDING = 3e-7
 WATER = np.array([8, 1, 1], np.int32)
+LANES = FEW.number
 SHELLS = {
     "s": [[0, [0.8, 1.0]]],
     # General contractions.
@@ -50,7 +51,7 @@ def two_atoms(a: str, b: str, cartesian: tuple[int, ...] = ()) -> tuple[Basis, n
     return basis_from_shells(z, {1: SHELLS[a], 2: SHELLS[b]}, cartesian), positions
 
 
-def waters(nconf: int = MANY.number) -> np.ndarray:
+def waters(nconf: int = LANES) -> np.ndarray:
     """Water with random displacements, Bohr."""
     equilibrium = np.array([[0, 0, 0.2], [0, 1.4, -0.9], [0, -1.4, -0.9]])
     return equilibrium + np.random.default_rng(1).normal(scale=0.3, size=(nconf, 3, 3))
@@ -111,11 +112,11 @@ def test_coincident_centres() -> None:
 
 def test_far_apart_pairs_are_left_out_within_the_threshold() -> None:
     z = np.array([8, 1, 1, 1], np.int32)
-    basis, near = build_basis(z, "sto-3g"), np.zeros((MANY.number, 4, 3))
+    basis, near = build_basis(z, "sto-3g"), np.zeros((LANES, 4, 3))
     near[:, :3] = waters()
     near[:, 3] = [2.0, 0, 0]
     far = near.copy()
-    far[:, 3, 0] += np.linspace(30, 60, MANY.number)
+    far[:, 3, 0] += np.linspace(30, 60, LANES)
     plans = [plan_repulsion(basis, x, single_below=0.0) for x in (near, far)]
     in_near, in_far = (sum(len(work.target) for work in plan.work) for plan in plans)
     assert in_far < in_near
@@ -125,10 +126,10 @@ def test_far_apart_pairs_are_left_out_within_the_threshold() -> None:
 
 
 def test_a_plan_holds_for_some_of_its_conformers() -> None:
-    basis, positions = build_basis(WATER, "sto-3g"), waters(2 * MANY.number)
-    positions[MANY.number :] *= 4.0
+    basis, positions = build_basis(WATER, "sto-3g"), waters(2 * LANES)
+    positions[LANES:] *= 4.0
     plan = plan_repulsion(basis, positions)
-    for part in (positions[: MANY.number], positions[MANY.number :]):
+    for part in (positions[:LANES], positions[LANES:]):
         assert np.abs(error(basis, part, plan)).max() < TOLERANCE
 
 
@@ -183,10 +184,31 @@ def test_hermite_integrals_written_out_equal_those_by_recursion() -> None:
 
 
 @pytest.mark.parametrize("single_below", [1e-4, 1.0])
-def test_each_integral_has_one_place(single_below: float) -> None:
+@pytest.mark.parametrize("most_pairs", [497, 40])
+def test_each_integral_has_one_place(
+    single_below: float, most_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A derivative would count twice what has two, in other blocks or another precision."""
+    monkeypatch.setattr(electron_repulsion_module, "_MOST_PAIRS", most_pairs)
     z, positions, _ = embed("CC(C=O)OC=N", 2)
-    plan = plan_repulsion(build_basis(z, "sto-3g"), positions, single_below)
+    basis = build_basis(z, "sto-3g")
+    plan = plan_repulsion(basis, positions, single_below)
     targets = np.concatenate([work.target for work in plan.work])
     assert len(np.unique(targets)) == len(targets)
     assert len({work.kind.precision for work in plan.work}) == 2
+    kinds = {pairs.kind for pairs in plan.classes}
+    assert (len(plan.classes) > len(kinds)) == (most_pairs == 40)
+    # None but those that are negligible is left out.
+    largest = np.abs(two_electron_integrals(basis, positions)).max(axis=0)
+    largest[targets] = 0
+    assert largest.max() < NEGLIGIBLE_INTEGRAL
+
+
+def test_classes_that_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    basis, positions = build_basis(WATER, "sto-3g"), waters()
+    whole = electron_repulsion(plan_repulsion(basis, positions, single_below=0.0), positions)
+    monkeypatch.setattr(electron_repulsion_module, "_MOST_PAIRS", 2)
+    plan = plan_repulsion(basis, positions, single_below=0.0)
+    assert len(plan.classes) > 3
+    # Sums within a block are the same, whichever block a pair is in.
+    np.testing.assert_allclose(electron_repulsion(plan, positions), whole, atol=1e-14)

@@ -9,7 +9,7 @@ from pyscf import gto, scf
 from qmgen.dft.basis import build_basis
 from qmgen.dft.dense_repulsion import dense_electron_repulsion
 from qmgen.dft.functionals import get_functional
-from qmgen.dft.native_integrals import native_plan
+from qmgen.dft.native_integrals import FEW, MANY, Lanes, native_plan
 from qmgen.dft.one_electron_gradient import (
     libcint_one_electron_gradient,
     native_one_electron_gradient,
@@ -100,9 +100,8 @@ def test_repulsion_cotangent_is_the_derivative_by_integrals(exact_exchange: floa
 
     eri = jnp.asarray(np.random.default_rng(5).normal(size=packed_size(nao)))
     expected = jax.grad(energy)(eri)
-    # Two orbitals are padding.
-    padded = np.pad(D, ((0, 2), (0, 2)))[None]
-    found = repulsion_cotangent(jnp.asarray(padded), nao * (nao + 1) // 2, exact_exchange)
+    padded = jnp.asarray(np.pad(D, (0, 2)))[None]
+    found = repulsion_cotangent(padded, nao * (nao + 1) // 2, exact_exchange)
     # Rounding of products of order 1.
     np.testing.assert_allclose(found[: len(eri)], expected, atol=1e-13)
 
@@ -111,9 +110,8 @@ def test_repulsion_cotangent_of_two_spins() -> None:
     z, positions, _ = embed("[H]F")
     mol = pyscf_molecule(z, positions[0], "6-31g*")
     spins = some_densities(mol.nao, 2)
-    npair = mol.nao * (mol.nao + 1) // 2
+    cotangent = repulsion_cotangent(jnp.asarray(spins), mol.nao * (mol.nao + 1) // 2, 1.0)
     eri = mol.intor("int2e", aosym="s8")
-    cotangent = repulsion_cotangent(jnp.asarray(spins), npair, 1.0)
     energy = jnp.sum(cotangent[: len(eri)] * eri)
     # The energy is linear in the integrals, and a sum of 1e4 terms of order 1.
     assert float(energy) == pytest.approx(repulsion_energy(mol, spins, "hf"), abs=1e-9)
@@ -128,15 +126,26 @@ def test_dense_integrals_equal_libcint() -> None:
     np.testing.assert_allclose(eri, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("nspin", [1, 2])
-def test_native_repulsion_gradient_equals_libcint(nspin: int) -> None:
-    # Only s functions, which compile fast; three centres, and lanes without a conformer.
-    z = np.array([1, 2, 1], np.int32)
-    positions = np.random.default_rng(8).normal(size=(3, 3, 3)) * 2
-    basis = build_basis(z, "6-31g")
+@pytest.mark.parametrize(
+    ("atoms", "basis_name", "nconf", "nspin", "lanes"),
+    [
+        # Only s functions, which compile fast; three centres, and lanes without a conformer.
+        ((1, 2, 1), "6-31g", 5, 1, FEW),
+        ((1, 2, 1), "6-31g", 9, 2, FEW),
+        ((1, 2, 1), "6-31g", 25, 1, MANY),
+        ((1, 6, 8), "sto-3g", 8, 1, FEW),
+    ],
+)
+def test_native_repulsion_gradient_equals_libcint(
+    atoms: tuple[int, ...], basis_name: str, nconf: int, nspin: int, lanes: Lanes
+) -> None:
+    z = np.array(atoms, np.int32)
+    positions = np.random.default_rng(8).normal(size=(nconf, 3, 3)) * 2
+    basis = build_basis(z, basis_name)
     plan = native_plan(basis, positions, "float64")
-    densities = np.stack([some_densities(basis.nao, nspin)] * 3)
+    assert plan.lanes == lanes
+    densities = np.stack([some_densities(basis.nao, nspin)] * nconf)
     native = native_repulsion_gradient(plan, positions, densities, 0.2)
     libcint = libcint_repulsion_gradient(basis, positions, densities, get_functional("b3lyp"))
-    # libcint's screening, and integrals below 1e-4 in float32.
+    # libcint's screening, and with many lanes integrals below 1e-4 in float32.
     np.testing.assert_allclose(native, libcint, atol=1e-9)

@@ -20,9 +20,10 @@ from tests.dft.systems import embed
 from tests.dft.test_electron_repulsion import WATER, waters
 
 
-@pytest.mark.parametrize("nconf", [FEW.least, FEW.number + 3, MANY.number + 3])
-def test_numbers_of_conformers(nconf: int) -> None:
-    basis, positions = build_basis(WATER, "sto-3g"), waters(nconf)
+@pytest.mark.parametrize("lanes", [FEW, MANY])
+def test_more_conformers_than_lanes(lanes: Lanes) -> None:
+    basis, positions = build_basis(WATER, "sto-3g"), waters(lanes.number + 3)
+    assert native_plan(basis, positions, "float64").lanes == lanes
     native = native_engine(native_plan(basis, positions, "float64"))(basis, positions)
     libcint = libcint_integrals(basis, positions)
     assert native.eri.shape == libcint.eri.shape
@@ -32,12 +33,16 @@ def test_numbers_of_conformers(nconf: int) -> None:
 
 
 def test_few_conformers_are_left_to_libcint() -> None:
-    basis, positions = build_basis(WATER, "sto-3g"), waters(FEW.least)
-    engine = native_engine(native_plan(basis, positions, "mixed"))
-    few = positions[:-1]
-    np.testing.assert_array_equal(engine(basis, few).eri, libcint_integrals(basis, few).eri)
-    assert not native_pays(basis, len(few))
-    assert native_pays(basis, len(positions))
+    basis = build_basis(WATER, "sto-3g")
+    for lanes in (FEW, MANY):
+        positions = waters(lanes.least)
+        plan = native_plan(basis, positions, "mixed")
+        assert plan.lanes == lanes
+        few = positions[:-1]
+        integrals = native_engine(plan)(basis, few)
+        np.testing.assert_array_equal(integrals.eri, libcint_integrals(basis, few).eri)
+    assert not native_pays(basis, FEW.least - 1)
+    assert native_pays(basis, FEW.least)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +54,11 @@ def test_bases_that_pay(basis: str, pays: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "tolerance"),
+    ("precision", "lanes", "tolerance"),
     # Integrals' errors of 1e-8 Ha, of both signs, times electron pairs; rounding.
-    [("mixed", 1e-6), ("float64", 1e-9)],
+    [("mixed", MANY, 1e-6), ("float64", MANY, 1e-9), ("mixed", FEW, 1e-9)],
 )
-@pytest.mark.parametrize("lanes", [FEW, MANY])
-def test_labels_are_those_with_libcint(lanes: Lanes, precision: str, tolerance: float) -> None:
+def test_labels_are_those_with_libcint(precision: str, lanes: Lanes, tolerance: float) -> None:
     positions = waters(lanes.least)
     config = DFTConfig(functional="hf", basis="sto-3g", precision=precision)
     basis = build_basis(WATER, config.basis)
@@ -70,5 +74,5 @@ def test_labels_are_those_with_libcint(lanes: Lanes, precision: str, tolerance: 
     # Beside the integrals' errors, convergence to an orbital gradient of 1e-5.
     assert np.abs(native.orbital_energies - libcint.orbital_energies).max() < 1e-6
     assert np.abs(native.dipole - libcint.dipole).max() < 1e-5
-    if precision == "mixed" and lanes is MANY:
+    if precision == "mixed" and lanes == MANY:
         assert (native.energy != libcint.energy).any()
