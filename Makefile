@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread a process: molecules this small gain nothing from more, and tests stay repeatable.
+# One thread a process: molecules this small gain nothing from more, threads that wait for each
+# other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
 .PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run accuracy clean
@@ -16,13 +17,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Label 144 molecules, check a sample against PySCF, train a SchNet, predict with it.
+# Label 144 molecules with energies and forces, check some against PySCF, train a SchNet, predict.
 demo: setup
 	rm -rf demo
 	mkdir demo
 	$(BIN)/qmgen generate workflows/data/demo.smi demo/dataset.zarr --config workflows/demo.yaml
-	$(BIN)/qmgen validate demo/dataset.zarr --sample 20
-	$(BIN)/qmgen train demo/dataset.zarr --target gap --epochs 60 --out demo/schnet
+	$(ONE_THREAD) $(BIN)/qmgen validate demo/dataset.zarr --sample 20
+	$(ONE_THREAD) $(BIN)/qmgen train demo/dataset.zarr --target gap --epochs 60 --out demo/schnet
 	$(BIN)/qmgen predict demo/schnet/model.ckpt demo/dataset.zarr --split test --out demo/predictions.csv
 	$(BIN)/qmgen info demo/dataset.zarr
 	@echo "Dataset: demo/dataset.zarr   learning curve: demo/schnet/learning_curve.png"

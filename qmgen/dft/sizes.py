@@ -27,8 +27,8 @@ GRID_BLOCK = 512
 # Numbers of orbitals are padded to a multiple of this.
 ORBITAL_STEP = 8
 # Atoms and points likewise, which costs no time: blocks without a point are passed over. Where
-# points are few, programs' compilation counts for more. 500 molecules of 5 to 9 heavy atoms then
-# have 13 programs on grid level 0.
+# points are few, programs' compilation counts for more. 240 molecules of 5 to 9 heavy atoms then
+# have 7 programs on grid level 0.
 ATOM_STEP = 32
 _POINT_STEP = 4096
 _FEW_POINTS = 16384
