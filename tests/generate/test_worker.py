@@ -162,9 +162,14 @@ def test_slices_of_a_molecule_make_up_the_whole() -> None:
     cuts = (Slice(0, text, 0, 1), Slice(0, text, 1, 3), Slice(0, text, 3, 4))
     pieces = [piece.record for piece in label_batch(Batch(0, cuts), config, 1)]
     assert whole is not None
-    for name, values in whole.conformers.items():
+    # Conformers start from those of their slice: labels agree as far as they are converged, to an
+    # energy change of 1e-10 Ha and its root in the orbital gradient.
+    tolerances = {"index": 0, "pos": 0, "nuclear_repulsion": 0, "converged": 0, "energy": 1e-9}
+    tolerances |= dict.fromkeys(("homo", "lumo", "orbital_energies"), 1e-6)
+    tolerances |= dict.fromkeys(("dipole", "quadrupole", "mulliken_charges"), 1e-5)
+    for name, tolerance in tolerances.items():
         joined = np.concatenate([p.conformers[name] for p in pieces if p is not None])
-        assert joined.tobytes() == values.tobytes()
+        np.testing.assert_allclose(joined, whole.conformers[name], rtol=0, atol=tolerance)
 
 
 def test_a_molecule_that_cannot_be_embedded_is_told_once_and_the_others_go_on() -> None:
