@@ -48,9 +48,10 @@ class Lanes:
 # STO-3G was off by 2e-8 Hartree, with 10 Hartree by 4e-7.
 MANY = Lanes(64, 24, {"float64": SINGLE_PRECISION_INTEGRAL, "mixed": 1.0, "float32": np.inf})
 # Of few conformers a second precision saves less time than its programs take to compile.
-FEW = Lanes(8, 4, {"float64": 0.0, "mixed": 0.0, "float32": np.inf})
-# Two kinds of shells are six programs in each precision, which take half a minute to compile where
-# no earlier run left them in the cache; three would be 21, some of them ten times as long.
+FEW = Lanes(8, 5, {"float64": 0.0, "mixed": 0.0, "float32": np.inf})
+# Two kinds of shells are six programs in each precision, which take ten seconds to compile where no
+# earlier run left them in the cache, and their gradients twenty; three would be 21, some of them
+# ten times as long.
 _MOST_SHELL_KINDS = 2
 # Of s and p shells; programs of higher ones grow too large.
 _HIGHEST_ANGULAR = 1
