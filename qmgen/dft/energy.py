@@ -27,13 +27,14 @@ from qmgen.dft.dense_repulsion import dense_electron_repulsion
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
 from qmgen.dft.functionals import Functional, get_functional
 from qmgen.dft.grid import GridTable, becke_weights, grid_size, grid_table
+from qmgen.dft.grid_orbitals import OrbitalsOnGrid
 from qmgen.dft.guess import minao_density
 from qmgen.dft.integrals import libcint_one_electron_integrals
 from qmgen.dft.one_electron import one_electron_integrals
 from qmgen.dft.orbitals import OrbitalTable, evaluate_orbitals, orbital_table
 from qmgen.dft.precision import double_precision
 from qmgen.dft.properties import nuclear_repulsion
-from qmgen.dft.quadrature import OrbitalsOnGrid, exchange_correlation
+from qmgen.dft.quadrature import exchange_correlation
 from qmgen.dft.shell_pairs import PairTable, pair_table
 from qmgen.errors import UnsupportedMoleculeError
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from qmgen.dft.factorised import coulomb_exchange, exchange
 from qmgen.dft.functionals import Functional
+from qmgen.dft.grid_orbitals import OrbitalsOnGrid
 from qmgen.dft.quadrature import (
-    OrbitalsOnGrid,
     QuadratureReference,
     exchange_correlation,
     exchange_correlation_near,

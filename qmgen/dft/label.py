@@ -15,6 +15,7 @@ from qmgen.dft.basis_file import basis_title
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.conformer_labels import ConformerLabels, RawLabels, RawSpin, unpad
 from qmgen.dft.functionals import get_functional
+from qmgen.dft.grid_orbitals import place_orbitals
 from qmgen.dft.hamiltonian import Hamiltonian
 from qmgen.dft.integrals import IntegralEngine
 from qmgen.dft.precision import double_precision
@@ -31,7 +32,6 @@ from qmgen.dft.properties import (
     nuclear_repulsion,
     quadrupole_moment,
 )
-from qmgen.dft.quadrature import place_orbitals
 from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
 from qmgen.dft.scf import solve_scf, symmetric_orthogonaliser
 from qmgen.dft.sizes import (

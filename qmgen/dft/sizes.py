@@ -132,9 +132,11 @@ def bytes_per_conformer(shape: ProgramShape, precision: str) -> int:
     """Estimate of the most memory that labelling one conformer takes, beside fixed costs."""
     npair = shape.nao * (shape.nao + 1) // 2
     if shape.nfactors:
-        # Factors and a working copy of them. Measured at 312 orbitals on 256000 points: 5.7 GiB in
-        # all in float64, 8.1 GiB in float32.
-        two_electron = 2 * shape.nfactors * npair * (2 if shape.long_range else 1)
+        # Factors padded and on the device; in float32 unpacked besides, with what exchange near a
+        # reference takes. Measured at 168 orbitals on 82000 points, with 0.3 to 0.5 GiB for
+        # compilation: 1.5 GiB in float64, 2.2 GiB in mixed, 3.2 GiB in mixed with long range.
+        copies = 2 if precision == "float64" else 3
+        two_electron = copies * shape.nfactors * npair * (2 if shape.long_range else 1)
     else:
         # Distinct integrals as libcint gives them, padded, and on the device; the supermatrix with
         # its working copy. Measured at 148 orbitals: 4.7 GiB in all.

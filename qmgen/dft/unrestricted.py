@@ -15,7 +15,8 @@ from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
 from qmgen.dft.factorised import exchange, spin_coulomb_exchange
 from qmgen.dft.functionals import Functional
-from qmgen.dft.quadrature import OrbitalsOnGrid, unrestricted_exchange_correlation
+from qmgen.dft.grid_orbitals import OrbitalsOnGrid
+from qmgen.dft.quadrature import unrestricted_exchange_correlation
 from qmgen.dft.scf import SCFResult, diagonalise, occupied_orbitals, symmetric_orthogonaliser
 from qmgen.dft.two_electron import two_electron_matrix
 from qmgen.errors import UnsupportedMoleculeError

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from qmgen.dft.basis import Basis
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE, RawLabels
+from qmgen.dft.hermite import cartesian_powers
 from qmgen.dft.orbitals import polynomial_coefficients
 
 # How strongly an atom turns with the whole molecule instead of its own surroundings: decides only
@@ -205,21 +206,10 @@ def _shell_values(
 def _polynomials(
     points: Float[np.ndarray, "*nat npoint 3"], angular: int, cartesian: bool
 ) -> Float[np.ndarray, "*nat npoint norbital"]:
-    powers = _powers(angular)
+    powers = np.array(cartesian_powers(angular))
     monomials = np.prod(points[..., None, :] ** powers, axis=-1)
     values = monomials @ polynomial_coefficients(angular, cartesian)
     return values * _cartesian_scale(angular) if cartesian else values
-
-
-def _powers(angular: int) -> Int[np.ndarray, "ncart 3"]:
-    """Powers of x, y, z, falling in x, then y."""
-    return np.array(
-        [
-            (i, j, angular - i - j)
-            for i in range(angular, -1, -1)
-            for j in range(angular - i, -1, -1)
-        ]
-    )
 
 
 def _cartesian_scale(angular: int) -> Float[np.ndarray, " ncart"]:
@@ -232,7 +222,7 @@ def _cartesian_scale(angular: int) -> Float[np.ndarray, " ncart"]:
     return np.sqrt(
         [
             factorial(angular) / (factorial(i) * factorial(j) * factorial(k))
-            for i, j, k in _powers(angular)
+            for i, j, k in cartesian_powers(angular)
         ]
     )
 

@@ -7,8 +7,8 @@ import pytest
 from pyscf import dft, gto
 
 from qmgen.dft.functionals import get_functional
+from qmgen.dft.grid_orbitals import OrbitalsOnGrid
 from qmgen.dft.quadrature import (
-    OrbitalsOnGrid,
     exchange_correlation,
     exchange_correlation_near,
     exchange_correlation_reference,
