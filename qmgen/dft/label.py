@@ -46,10 +46,10 @@ from qmgen.dft.unrestricted import (
     spin_occupations,
 )
 from qmgen.dft.warm_start import (
-    SolvedConformer,
-    carried_orbitals,
-    lowdin_basis,
-    solved_conformers,
+    SolvedConformers,
+    lowdin_orbitals,
+    predicted_orbitals,
+    with_solved,
 )
 from qmgen.errors import UnsupportedMoleculeError
 
@@ -72,11 +72,12 @@ def label_conformers(
 
     Closed shells are restricted, open ones unrestricted.
 
-    Each batch starts from densities of conformers that earlier batches of the call have solved
-    (`qmgen.dft.warm_start`). So a conformer's labels depend on the others that are given with it,
-    and on their order, but within the thresholds of convergence; native integrals decide for all
-    conformers of a call which are too small to matter. One that does not converge is tried once
-    more from the ``minao`` guess, with level shift and damping; ``converged`` tells the outcome.
+    Each batch starts from orbitals predicted from conformers that earlier batches of the call have
+    solved (`qmgen.dft.warm_start`). So a conformer's labels depend on the others that are given
+    with it, and on their order, but within the thresholds of convergence; native integrals decide
+    for all conformers of a call which are too small to matter. One that does not converge is tried
+    once more from the ``minao`` guess, with level shift and damping; ``converged`` tells the
+    outcome.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def label_conformers(
         )
         # What led one conformer astray may mislead others: a second attempt starts afresh.
         warm = attempt == 1 and initial_density is None
-        solved: list[SolvedConformer] = []
+        solved: SolvedConformers | None = None
         norb = 0
         chunks = []
         storage = None
@@ -150,10 +151,16 @@ def label_conformers(
                 filled = np.pad(places, (0, batch_size - len(places)), mode="edge")
                 members = group[filled]
                 of_batch = jax.tree.map(partial(_rows, filled), integrals)
-                lowdin = lowdin_basis(basis, of_batch.overlap) if warm else None
-                if lowdin is not None and solved:
-                    orbitals, occupation = carried_orbitals(
-                        basis, noccupied, solved, lowdin, positions[members], norb
+                lowdin = lowdin_orbitals(basis, of_batch.overlap) if warm else None
+                if lowdin is not None and solved is not None:
+                    orbitals, occupation = predicted_orbitals(
+                        basis,
+                        noccupied,
+                        solved,
+                        lowdin,
+                        of_batch.kinetic,
+                        positions[members],
+                        norb,
                     )
                 else:
                     orbitals, occupation = first_orbitals(
@@ -173,7 +180,9 @@ def label_conformers(
                 raw = jax.tree.map(partial(_rows, np.arange(len(places))), jax.device_get(labels))
                 chunks.append(raw)
                 if lowdin is not None:
-                    solved += solved_conformers(lowdin, positions[group[places]], raw)
+                    solved = with_solved(
+                        solved, basis, lowdin, of_batch.kinetic, positions[group[places]], raw
+                    )
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
     with double_precision():

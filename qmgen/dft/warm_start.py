@@ -1,9 +1,15 @@
-"""Orbitals to start the SCF from, carried over from conformers of the molecule that are solved.
+"""Orbitals to start the SCF from, predicted from conformers of the molecule that are solved.
 
-In Löwdin's orthonormal basis, orbitals that touch an atom keep to it (Löwdin, J. Chem. Phys. 18,
-365, 1950; of all orthonormal bases it is the nearest to the atomic orbitals), and a density there
-hardly depends on distances. What is left is that an atom's orbitals point along the coordinates'
-axes, and not along its bonds: they are turned as its surroundings have turned.
+Between Löwdin's orthonormal orbitals, which keep to their atoms (Löwdin, J. Chem. Phys. 18, 365,
+1950; of all orthonormal bases it is the nearest to the atomic orbitals), Fock matrix elements
+depend on the surroundings of the atoms alone. What is left is that an atom's orbitals point along
+the coordinates' axes, and not along its bonds: matrices are taken into a frame of each atom that
+turns with its surroundings. There those of a new conformer are a combination of solved ones, with
+coefficients for each atom that make up its rows of the kinetic energy, which is known beforehand,
+by the same combination. Extrapolations of density or Fock matrices in molecular dynamics have one
+set of coefficients for all atoms (e.g. Polack, Mikhalev, Dusson, Stamm and Lipparini, Mol. Phys.
+118, e1779834, 2020); surroundings of an atom recur before whole conformers do. Mirror images count
+as conformers of their own.
 """
 
 import math
@@ -11,41 +17,57 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from qmgen.dft.basis import Basis
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE, RawLabels
 from qmgen.dft.hermite import cartesian_powers
 from qmgen.dft.orbitals import polynomial_coefficients
 
+# Conformers that are carried. Of more, errors shrink too little for the time that they take.
+_MOST_SOLVED = 32
+# Share of the kinetic energy's elements between atoms that Fock matrix elements there follow;
+# only the rest is combined. From 0.4 to 0.55 starts are as good.
+_KINETIC_SHARE = 0.47
+# Ridge of the fit, in variances of the kinetic energy's elements; from 1e-4 to 1e-2 starts are as
+# good. The second is rounding, where an atom's surroundings are all alike.
+_RIDGE = 1e-3
+_ROUNDING = 1e-14
 # How strongly an atom turns with the whole molecule instead of its own surroundings: decides only
 # where the latter don't tell, as of atoms in a row.
 _WITH_MOLECULE = 1e-3
 
 
-class LowdinBasis(NamedTuple):
-    """S^(1/2) and S^(-1/2) of conformers, in orbitals whose rotations are orthogonal matrices."""
+class SolvedConformers(NamedTuple):
+    """What starts are predicted from: conformers and their mirror images.
 
-    root: Float[np.ndarray, "nconf nao nao"]
-    inverse_root: Float[np.ndarray, "nconf nao nao"]
+    Matrices are over Löwdin's orbitals in the atoms' frames, those of the first conformer.
 
-
-class SolvedConformer(NamedTuple):
-    """A conformer and its density, that of each spin if they differ, over Löwdin's basis.
-
-    Per orbital, so that it is a projector.
+    Attributes
+    ----------
+    first
+        Positions of the first conformer.
+    kinetic
+        Kinetic energy, by rows.
+    remainder
+        Fock matrices of each spin, less what they share with the kinetic energy, by rows.
+    products
+        Scalar products of each atom's rows of the kinetic energy.
     """
 
-    positions: Float[np.ndarray, "nat 3"]
-    closeness: Float[np.ndarray, "nat nat"]
-    density: Float[np.ndarray, "nspin nao nao"]
+    first: Float[np.ndarray, "nat 3"]
+    kinetic: Float[np.ndarray, "nao nsolved nao"]
+    remainder: Float[np.ndarray, "nspin nao nsolved nao"]
+    products: Float[np.ndarray, "nat nsolved nsolved"]
 
 
-def lowdin_basis(basis: Basis, overlap: Float[np.ndarray, "nconf nao nao"]) -> LowdinBasis:
-    """Löwdin's basis of a molecule's conformers.
+def lowdin_orbitals(
+    basis: Basis, overlap: Float[Array | np.ndarray, "nconf nao nao"]
+) -> Float[np.ndarray, "nconf nao nao"]:
+    """Coefficients S^(-1/2) of Löwdin's orbitals of a molecule's conformers.
 
-    It turns with the molecule only if rotations are orthogonal matrices, which they are among pure
-    orbitals, and among Cartesian ones after scaling.
+    They turn with the molecule only if rotations are orthogonal matrices, which they are among
+    pure orbitals, and among Cartesian ones after scaling. NaN where there are none.
     """
     scale = _scale(basis)
     S = scale[:, None] * np.asarray(overlap) * scale
@@ -53,83 +75,184 @@ def lowdin_basis(basis: Basis, overlap: Float[np.ndarray, "nconf nao nao"]) -> L
     finite = np.isfinite(S).all(axis=(1, 2), keepdims=True)
     s, U = np.linalg.eigh(np.where(finite, S, np.eye(len(scale))))
     root = np.sqrt(np.where((s > 0) & finite[:, :, 0], s, np.nan))[:, None]
-    Ut = U.swapaxes(1, 2)
-    return LowdinBasis(((U * root) @ Ut) / scale, scale[:, None] * ((U / root) @ Ut))
+    return scale[:, None] * ((U / root) @ U.swapaxes(1, 2))
 
 
-def solved_conformers(
-    lowdin: LowdinBasis, positions: Float[np.ndarray, "nconf nat 3"], labels: RawLabels
-) -> list[SolvedConformer]:
-    """Those of a batch that converged.
+def with_solved(
+    solved: SolvedConformers | None,
+    basis: Basis,
+    lowdin: Float[np.ndarray, "nconf nao nao"],
+    kinetic: Float[Array | np.ndarray, "nconf nao nao"],
+    positions: Float[np.ndarray, "nlabel nat 3"],
+    labels: RawLabels,
+) -> SolvedConformers | None:
+    """The same with those of a batch that converged, as long as there is room.
 
     Parameters
     ----------
-    lowdin
+    solved
+        None if there are none yet.
+    basis
+        Of the molecule.
+    lowdin, kinetic
         Of the batch, which may have more conformers at its end.
     positions
         Of the conformers.
     labels
         Theirs; orbitals are padded.
     """
-    nao = lowdin.root.shape[1]
-    density = 0.5 * np.asarray(labels.scf.density)[:, None, :nao, :nao]
+    nao = basis.nao
+    fock = np.asarray(labels.scf.fock)[:, None, :nao, :nao]
     if labels.spin is not None:
-        half = 0.5 * np.asarray(labels.spin.scf.spin_density)[:, None, :nao, :nao]
-        density = np.concatenate([density + half, density - half], axis=1)
+        beta = np.asarray(labels.spin.scf.fock_beta)[:, None, :nao, :nao]
+        fock = np.concatenate([fock, beta], axis=1)
     converged = labels.scf.converged & (labels.smallest_overlap_eigenvalue > LINEAR_DEPENDENCE)
-    return [
-        SolvedConformer(positions[i], _closeness(positions[i]), root @ density[i] @ root.T)
-        for i, root in enumerate(lowdin.root[: len(positions)])
-        if converged[i] and np.isfinite(root).all() and np.isfinite(density[i]).all()
-    ]
+    parity = (-1.0) ** basis.shell_l[basis.orbital_shell]
+    for i, place in enumerate(positions):
+        if solved is not None and solved.kinetic.shape[1] >= 2 * _MOST_SOLVED:
+            break
+        X = lowdin[i]
+        if not (converged[i] and np.isfinite(X).all() and np.isfinite(fock[i]).all()):
+            continue
+        T, F = X.T @ np.asarray(kinetic[i]) @ X, X.T @ fock[i] @ X
+        first = place if solved is None else solved.first
+        images = [
+            _in_frames(basis, atom_rotations(first, sign * place), reflect[:, None] * M * reflect)
+            for sign, reflect in ((1, np.ones(nao)), (-1, parity))
+            for M in (T, *F)
+        ]
+        both = np.stack(images).reshape(2, len(images) // 2, nao, nao)
+        # By rows: (matrix, row, image, column).
+        both = both.transpose(1, 2, 0, 3)
+        solved = _appended(basis, first, solved, both[0], both[1:])
+    return solved
 
 
-def carried_orbitals(
+def _appended(
+    basis: Basis,
+    first: Float[np.ndarray, "nat 3"],
+    solved: SolvedConformers | None,
+    kinetic: Float[np.ndarray, "nao nnew nao"],
+    fock: Float[np.ndarray, "nspin nao nnew nao"],
+) -> SolvedConformers:
+    remainder = fock - (_KINETIC_SHARE * _between_atoms(basis))[:, None] * kinetic
+    if solved is None:
+        products = _products(basis, kinetic, kinetic)
+        return SolvedConformers(first, kinetic, remainder, products)
+    cross = _products(basis, solved.kinetic, kinetic)
+    own = _products(basis, kinetic, kinetic)
+    return SolvedConformers(
+        first,
+        np.concatenate([solved.kinetic, kinetic], axis=1),
+        np.concatenate([solved.remainder, remainder], axis=2),
+        np.block([[solved.products, cross], [cross.swapaxes(1, 2), own]]),
+    )
+
+
+def predicted_orbitals(
     basis: Basis,
     noccupied: tuple[int, int],
-    solved: list[SolvedConformer],
-    lowdin: LowdinBasis,
+    solved: SolvedConformers,
+    lowdin: Float[np.ndarray, "nconf nao nao"],
+    kinetic: Float[Array | np.ndarray, "nconf nao nao"],
     positions: Float[np.ndarray, "nconf nat 3"],
     norb: int,
 ) -> tuple[Float[np.ndarray, "nconf *spins nao norb"], Float[np.ndarray, "nconf *spins norb"]]:
     """Orbitals C and occupations n of a density C diag(n) C^T for each conformer of a batch.
 
-    Each is that of the solved conformer whose interatomic distances are nearest. The orbitals are
-    orthonormal, so that the density is idempotent and has the right number of electrons.
+    Those of the predicted Fock matrices. They are orthonormal, so that the density is idempotent
+    and has the right number of electrons.
 
     Parameters
     ----------
     basis, noccupied
         Of the molecule; number of occupied orbitals of each spin.
     solved
-        At least one conformer.
-    lowdin, positions
+        Conformers to predict from.
+    lowdin, kinetic, positions
         Of the conformers that start.
     norb
         Number of orbitals with those that are padding; more if it is less than are occupied.
     """
-    nspin = len(solved[0].density)
+    nspin = len(solved.remainder)
     norb = max(norb, noccupied[0])
     orbitals = np.zeros((len(positions), nspin, basis.nao, norb))
     occupation = np.zeros((len(positions), nspin, norb))
     for spin, nocc in enumerate(noccupied[:nspin]):
         occupation[:, spin, :nocc] = 2 / nspin
-    closeness = np.stack([other.closeness for other in solved])
-    for C, place, inverse_root in zip(orbitals, positions, lowdin.inverse_root, strict=True):
-        if not (np.isfinite(place).all() and np.isfinite(inverse_root).all()):
+    atom = basis.shell_atom[basis.orbital_shell]
+    share = _KINETIC_SHARE * _between_atoms(basis)
+    for C, X, kinetic_energy, place in zip(orbitals, lowdin, kinetic, positions, strict=True):
+        if not (np.isfinite(place).all() and np.isfinite(X).all()):
             # The conformer ends as not converged, as with the other guess.
             C[:] = np.nan
             continue
-        difference = np.sum((closeness - _closeness(place)) ** 2, axis=(1, 2))
-        nearest = solved[int(np.argmin(difference))]
-        rotations = atom_rotations(nearest.positions, place)
+        rotations = atom_rotations(solved.first, place)
+        T = _in_frames(basis, rotations, X.T @ np.asarray(kinetic_energy) @ X)
+        weights = _weights(solved.products, _products(basis, solved.kinetic, T[:, None])[:, :, 0])
+        rows = (weights[atom][:, None] @ solved.remainder)[:, :, 0]
+        F = 0.5 * (rows + rows.swapaxes(1, 2)) + share * T
+        _, U = np.linalg.eigh(F)
         for spin, nocc in enumerate(noccupied[:nspin]):
-            # Rounding aside its eigenvalues are 1 and 0.
-            _, U = np.linalg.eigh(nearest.density[spin])
-            C[spin, :, :nocc] = inverse_root @ rotate(basis, rotations, U[:, basis.nao - nocc :])
+            C[spin, :, :nocc] = X @ rotate(basis, rotations, U[spin, :, :nocc])
     if nspin == 1:
         return orbitals[:, 0], occupation[:, 0]
     return orbitals, occupation
+
+
+def _weights(
+    products: Float[np.ndarray, "nat nsolved nsolved"], new: Float[np.ndarray, "nat nsolved"]
+) -> Float[np.ndarray, "nat nsolved"]:
+    """Coefficients of each atom by ridge regression about the mean; their sum is one.
+
+    Parameters
+    ----------
+    products
+        Scalar products among solved conformers.
+    new
+        Of those with the new one.
+    """
+    n = new.shape[1]
+    with_mean = products.mean(axis=2)
+    of_mean = with_mean.mean(axis=1)[:, None]
+    G = products - with_mean[:, :, None] - with_mean[:, None] + of_mean[:, None]
+    g = new - with_mean - new.mean(axis=1)[:, None] + of_mean
+    size = np.trace(products, axis1=1, axis2=2)
+    ridge = (_RIDGE * np.trace(G, axis1=1, axis2=2) + _ROUNDING * size) / n
+    right = np.stack([g, np.ones_like(g)], axis=2)
+    solution = np.linalg.solve(G + ridge[:, None, None] * np.eye(n), right)
+    fit, constant = solution[:, :, 0], solution[:, :, 1]
+    missing = 1 - fit.sum(axis=1)
+    return fit + constant * (missing / constant.sum(axis=1))[:, None]
+
+
+def _products(
+    basis: Basis,
+    left: Float[np.ndarray, "nao nleft nao"],
+    right: Float[np.ndarray, "nao nright nao"],
+) -> Float[np.ndarray, "nat nleft nright"]:
+    """Scalar products of each atom's rows of matrices."""
+    of_atom = np.arange(len(basis.atomic_numbers))[:, None] == basis.shell_atom[basis.orbital_shell]
+    by_row = left @ right.swapaxes(1, 2)
+    return np.tensordot(of_atom.astype(np.float64), by_row, 1)
+
+
+def _between_atoms(basis: Basis) -> Float[np.ndarray, "nao nao"]:
+    atom = basis.shell_atom[basis.orbital_shell]
+    return (atom[:, None] != atom).astype(np.float64)
+
+
+def _in_frames(
+    basis: Basis,
+    rotations: Float[np.ndarray, "nat 3 3"],
+    matrix: Float[np.ndarray, "nao nao"],
+) -> Float[np.ndarray, "nao nao"]:
+    """A symmetric matrix between orbitals that are turned with their atoms, from those that aren't.
+
+    ``rotations`` are those of the atoms from the frames to the conformer.
+    """
+    back = rotations.swapaxes(1, 2)
+    return rotate(basis, back, rotate(basis, back, matrix).T)
 
 
 def atom_rotations(
@@ -137,28 +260,29 @@ def atom_rotations(
 ) -> Float[np.ndarray, "nat 3 3"]:
     """How each atom's surroundings are turned from one conformer to another.
 
-    The orthogonal matrices that bring the displacements to all other atoms nearest to the new
-    ones, the closer the atoms the more (Kabsch, Acta Cryst. A 32, 922, 1976). Conformers are
-    often near to each other's mirror images; then all of them reflect besides.
+    The rotations that bring the displacements to all other atoms nearest to the new ones, the
+    closer the atoms the more (Kabsch, Acta Cryst. A 32, 922, 1976).
 
     Parameters
     ----------
     old, new
         Positions.
     """
-    U, _, Vt = np.linalg.svd((new - new.mean(axis=0)).T @ (old - old.mean(axis=0)))
-    whole = U @ Vt
+    (whole,) = _nearest_rotations(((new - new.mean(axis=0)).T @ (old - old.mean(axis=0)))[None])
     # From here on both are alike but for what happened to parts of the molecule.
     a = _displacements(old @ whole.T)
     b = _displacements(new)
     size = np.linalg.norm(a, axis=2) * np.linalg.norm(b, axis=2)
-    weight = np.divide(1.0, size**2, out=np.zeros_like(size), where=size > 0)
+    weight = np.divide(1.0, size**3, out=np.zeros_like(size), where=size > 0)
     covariance = np.einsum("ijx,ij,ijy->ixy", b, weight, a)
     along = 1e-6 + _WITH_MOLECULE * np.einsum("ij,ij->i", weight, size)
-    U, _, Vt = np.linalg.svd(covariance + along[:, None, None] * np.eye(3))
-    # Parts of a molecule turn, but only all of it reflects.
+    return _nearest_rotations(covariance + along[:, None, None] * np.eye(3)) @ whole
+
+
+def _nearest_rotations(covariance: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, "n 3 3"]:
+    U, _, Vt = np.linalg.svd(covariance)
     U[:, :, 2] *= np.linalg.det(U @ Vt)[:, None]
-    return U @ Vt @ whole
+    return U @ Vt
 
 
 def rotate(
@@ -239,8 +363,3 @@ def _scale(basis: Basis) -> Float[np.ndarray, " nao"]:
 
 def _displacements(positions: Float[np.ndarray, "nat 3"]) -> Float[np.ndarray, "nat nat 3"]:
     return positions[None, :] - positions[:, None]
-
-
-def _closeness(positions: Float[np.ndarray, "nat 3"]) -> Float[np.ndarray, "nat nat"]:
-    """What tells conformers apart: the same if they are moved, turned or reflected."""
-    return 1 / (1 + np.linalg.norm(_displacements(positions), axis=2))
