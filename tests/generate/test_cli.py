@@ -24,7 +24,14 @@ from qmgen.dataset import (
 from qmgen.dataset.export import qm1b_schema
 from qmgen.units import EV_PER_HARTREE
 from tests.generate.conftest import Finished
-from tests.generate.runs import Command, abandon, clear_message, write_smiles, write_yaml
+from tests.generate.runs import (
+    HARTREE_FOCK,
+    Command,
+    abandon,
+    clear_message,
+    write_smiles,
+    write_yaml,
+)
 
 
 def imported(environment: dict[str, str], code: str) -> set[str]:
@@ -281,7 +288,7 @@ def test_generating_never_imports_torch(
 from pathlib import Path
 from qmgen.generate import generate, load_config, validate
 from qmgen.dataset import open_dataset
-config = load_config(None, {{"cluster": {{"scheduler": {scheduler!r}}}}})
+config = load_config(None, {{"dft": {HARTREE_FOCK!r}, "cluster": {{"scheduler": {scheduler!r}}}}})
 generate(Path({str(source)!r}), Path({str(tmp_path / "store")!r}), config)
 validate(open_dataset({str(tmp_path / "store")!r}), 1)
 """
