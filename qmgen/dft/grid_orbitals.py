@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from qmgen.dft.grid import GridTable, becke_weights
@@ -61,7 +62,11 @@ class OrbitalsOnGrid(NamedTuple):
 
 
 def place_orbitals(
-    orbitals: OrbitalTable, grid: GridTable, positions: Float[Array, "nat 3"], block: int
+    orbitals: OrbitalTable,
+    grid: GridTable,
+    positions: Float[Array, "nat 3"],
+    block: int,
+    dtype: DTypeLike = jnp.float64,
 ) -> OrbitalsOnGrid:
     """Evaluate orbitals and Becke weights on a molecule's grid.
 
@@ -76,6 +81,8 @@ def place_orbitals(
         Of the atoms, Bohr.
     block
         Points a block.
+    dtype
+        Of the orbitals and weights. Displacements and weights are computed in float64.
     """
 
     def weights_of_block(part: tuple[Array, Array, Array]) -> Float[Array, " npoint"]:
@@ -98,7 +105,7 @@ def place_orbitals(
 
     centres = positions[orbitals.orbital_atom].T
     nblock, nao = len(weights), centres.shape[1]
-    empty = [jnp.zeros((block, nao), points.dtype)] * 4
+    empty = [jnp.zeros((block, nao), dtype)] * 4
 
     def add_block(
         values: Float[Array, "nblock 4 npoint nao"],
@@ -106,7 +113,9 @@ def place_orbitals(
     ) -> tuple[Float[Array, "nblock 4 npoint nao"], None]:
         index, where, of_block = part
         rows = jax.lax.cond(
-            jnp.any(of_block != 0), lambda: orbital_rows(orbitals, centres, where), lambda: empty
+            jnp.any(of_block != 0),
+            lambda: orbital_rows(orbitals, centres, where, dtype),
+            lambda: empty,
         )
         # One after the other: XLA takes several times longer over an array stacked from four.
         for component, row in enumerate(rows):
@@ -115,7 +124,7 @@ def place_orbitals(
 
     values, _ = jax.lax.scan(
         add_block,
-        jnp.zeros((nblock, 4, block, nao), points.dtype),
+        jnp.zeros((nblock, 4, block, nao), dtype),
         (jnp.arange(nblock), points, weights),
     )
-    return OrbitalsOnGrid(values, weights)
+    return OrbitalsOnGrid(values, weights.astype(dtype))

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,7 +26,7 @@ from qmgen.dft.two_electron import two_electron_matrix
 
 
 class Hamiltonian(NamedTuple):
-    """What the Kohn-Sham energy of a density needs, in one precision.
+    """What the Kohn-Sham energy of a density needs, its large arrays in one precision.
 
     Two-electron integrals are the supermatrix of `qmgen.dft.two_electron` or the factors of
     `qmgen.dft.factorised`.
@@ -42,16 +41,17 @@ class Hamiltonian(NamedTuple):
     factors_long_range: Float[Array, "naux_long_range npair"] | SingleFactors | None = None
 
     def in_single_precision(self) -> "Hamiltonian":
-        """The same in float32."""
+        """The same with large arrays in float32."""
         nao = self.hcore.shape[0]
         both = self.factors, self.factors_long_range
         factors = [
             B if B is None or isinstance(B, SingleFactors) else single_factors(B, nao) for B in both
         ]
-        orbitals = None if self.orbitals is None else self.orbitals.in_single_precision()
-        rest = self._replace(factors=None, factors_long_range=None, orbitals=None)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rest)._replace(
-            factors=factors[0], factors_long_range=factors[1], orbitals=orbitals
+        return self._replace(
+            supermatrix=None if self.supermatrix is None else self.supermatrix.astype(jnp.float32),
+            factors=factors[0],
+            factors_long_range=factors[1],
+            orbitals=None if self.orbitals is None else self.orbitals.in_single_precision(),
         )
 
 
@@ -77,26 +77,27 @@ def two_electron_part(
 ) -> Float[Array, "nao nao"]:
     """J - a K / 2 of a closed-shell density matrix D = C diag(n) C^T, Hartree.
 
-    Computed in the Hamiltonian's precision and returned in the orbitals'.
+    Returned in the orbitals' precision, which that of the products with factors may be below.
     """
-    dtype = hamiltonian.hcore.dtype
-    C, n = orbitals.astype(dtype), occupation.astype(dtype)
     factors, long_range = hamiltonian.factors, hamiltonian.factors_long_range
     if factors is None:
         assert hamiltonian.supermatrix is not None
         density = (orbitals * occupation) @ orbitals.T
-        result = two_electron_matrix(hamiltonian.supermatrix, density.astype(dtype))
+        result = two_electron_matrix(hamiltonian.supermatrix, density)
     elif isinstance(factors, SingleFactors):
+        C, n = orbitals.astype(jnp.float32), occupation.astype(jnp.float32)
         result = single_coulomb_exchange(factors, C, n, functional.exact_exchange)
         if isinstance(long_range, SingleFactors):
             result += single_coulomb_exchange(
                 long_range, C, n, functional.long_range_exchange, coulomb_too=False
             )
     else:
-        result = coulomb_exchange(factors, C, n, functional.exact_exchange)
+        result = coulomb_exchange(factors, orbitals, occupation, functional.exact_exchange)
         if long_range is not None:
             assert not isinstance(long_range, SingleFactors)
-            result -= 0.5 * functional.long_range_exchange * exchange(long_range, C, n)
+            result -= (
+                0.5 * functional.long_range_exchange * exchange(long_range, orbitals, occupation)
+            )
     return result.astype(orbitals.dtype)
 
 
@@ -109,15 +110,15 @@ def fock_and_energy(
     """Fock (Kohn-Sham) matrix and total energy of a closed-shell density matrix, Hartree.
 
     ``two_electron`` is that of `two_electron_part` for the same density. The functional is
-    integrated in the Hamiltonian's precision.
+    evaluated in the precision of the orbitals on the grid.
     """
     fock, energy = _without_quadrature(hamiltonian, density, two_electron)
     if hamiltonian.orbitals is not None:
         xc_energy, xc_matrix = exchange_correlation(
-            functional, hamiltonian.orbitals, density.astype(hamiltonian.hcore.dtype)
+            functional, hamiltonian.orbitals, density.astype(hamiltonian.orbitals.values.dtype)
         )
         fock += xc_matrix.astype(fock.dtype)
-        energy += xc_energy.astype(energy.dtype)
+        energy += xc_energy
     return fock, energy
 
 

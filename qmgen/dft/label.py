@@ -53,7 +53,7 @@ from qmgen.dft.warm_start import (
 )
 from qmgen.errors import UnsupportedMoleculeError
 
-# Hamiltonians of a batch in float64, and in float32 where builds use them.
+# Hamiltonians of a batch, and those of builds in float32 where others are in float64.
 _Built = tuple[Hamiltonian | SpinHamiltonian, Hamiltonian | None]
 
 
@@ -269,7 +269,14 @@ def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
 
 def _build_one(config: DFTConfig, tables: MoleculeTables, conformer: ConformerArrays) -> _Built:
     functional = get_functional(config.functional)
-    eri, eri_long_range = conformer.eri, conformer.eri_long_range
+    closed = not tables.noccupied.ndim
+    # Factors keep a build in float64, as their sums are longer.
+    single_only = closed and config.precision == "float32" and conformer.eri is not None
+    dtype = jnp.float32 if single_only else jnp.float64
+    eri, eri_long_range = (
+        None if integrals is None else integrals.astype(dtype)
+        for integrals in (conformer.eri, conformer.eri_long_range)
+    )
     nao = conformer.hcore.shape[0]
     long_range = conformer.factors_long_range if eri is None else eri_long_range
     if functional.long_range_exchange and long_range is None:
@@ -281,10 +288,10 @@ def _build_one(config: DFTConfig, tables: MoleculeTables, conformer: ConformerAr
     orbitals = (
         None
         if tables.grid is None
-        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK)
+        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK, dtype)
     )
     repulsion = nuclear_repulsion(tables.charges, conformer.positions)
-    if tables.noccupied.ndim:
+    if not closed:
         of_spins = SpinHamiltonian(
             hcore=conformer.hcore,
             total_supermatrix=total,
@@ -307,7 +314,8 @@ def _build_one(config: DFTConfig, tables: MoleculeTables, conformer: ConformerAr
     )
     if config.precision == "float64":
         return hamiltonian, None
-    return hamiltonian, hamiltonian.in_single_precision()
+    single = hamiltonian.in_single_precision()
+    return (single, None) if single_only else (hamiltonian, single)
 
 
 def _label_one(

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from pyscf import gto
 
@@ -120,13 +121,16 @@ def orbital_rows(
     table: OrbitalTable,
     centres: Float[Array, "3 nao"],
     points: Float[Array, "npoint 3"],
+    dtype: DTypeLike = jnp.float64,
 ) -> list[Float[Array, "npoint nao"]]:
     """Orbitals and their derivatives by x, y and z at points, as separate arrays.
 
     ``centres`` are the positions of the orbitals' atoms, Bohr, looked up beforehand: inside of
-    the sums below the look-up would be repeated for each point.
+    the sums below the look-up would be repeated for each point. Points and centres may have more
+    digits than ``dtype``, that of the result.
     """
-    x = [points[:, axis, None] - centres[axis] for axis in range(3)]
+    table = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float64 else x, table)
+    x = [(points[:, axis, None] - centres[axis]).astype(dtype) for axis in range(3)]
     r2 = x[0] * x[0] + x[1] * x[1] + x[2] * x[2]
     # A loop, whose result XLA keeps; what it fuses into the four rows it computes four times.
     gaussians = jax.lax.map(lambda exponents: jnp.exp(-exponents * r2), table.exponents)

@@ -105,7 +105,9 @@ def _restricted_points(
     sigma = 4 * _dot(list(local), list(local))
     value, by_rho, by_sigma = energy_density_and_potential(functional, local[0], sigma)
     potential = [0.5 * weights * by_rho, *(4 * weights * by_sigma * g for g in local[1:])]
-    return jnp.sum(weights * value), jnp.stack(potential)
+    # Of many points the sum of an energy needs more digits than its terms.
+    energy = jnp.sum((weights * value).astype(jnp.float64))
+    return energy, jnp.stack(potential)
 
 
 def exchange_correlation(
@@ -120,7 +122,7 @@ def exchange_correlation(
     orbitals
         Orbitals on the grid.
     density
-        Symmetric closed-shell density matrix.
+        Symmetric closed-shell density matrix, in the orbitals' precision.
     """
     energy, matrix, _ = _exchange_correlation(functional, orbitals, density, keep_points=False)
     return energy, matrix
@@ -168,7 +170,7 @@ def _exchange_correlation(
         (energy, points), (half,) = _of_block(block, [density], compute)
         return (total[0] + energy, total[1] + half), points
 
-    zero = jnp.zeros((), density.dtype), jnp.zeros_like(density)
+    zero = jnp.zeros((), jnp.float64), jnp.zeros_like(density)
     (energy, half_matrix), points = jax.lax.scan(add_block, zero, orbitals)
     return energy, half_matrix + half_matrix.T, points
 

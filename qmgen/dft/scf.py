@@ -30,6 +30,8 @@ _RECENT = 5
 # Orbital gradient, Hartree, down to which float32 serves as well as float64: its rounding leaves
 # 1e-4, and no molecule of the tests takes more cycles than in float64.
 SINGLE_PRECISION_GRADIENT = 1e-3
+# Largest deviation from D S D = D of a density of orbitals that are orthonormal but for rounding.
+_IDEMPOTENT = 1e-6
 # Largest change of a density matrix' elements that is built upon a reference; beyond, the
 # reference is renewed.
 _LARGEST_CHANGE = 0.1
@@ -118,6 +120,17 @@ def closed_shell_density(occupied: Float[Array, "nao nslot"]) -> Float[Array, "n
     return 2 * occupied @ occupied.T
 
 
+def is_idempotent(
+    density: Float[Array, "*spins nao nao"], overlap: Float[Array, "nao nao"]
+) -> Bool[Array, ""]:
+    """Whether density matrices are those of occupied orbitals, D S D = D.
+
+    Only then DIIS keeps the Fock matrix of the guess. Otherwise that gives way to the next one, as
+    its error may vanish without self-consistency, by symmetry for H2 in a minimal basis.
+    """
+    return jnp.max(jnp.abs(density @ overlap @ density - density)) < _IDEMPOTENT
+
+
 def solve_scf(
     config: DFTConfig,
     functional: Functional,
@@ -134,21 +147,22 @@ def solve_scf(
 ) -> SCFResult:
     """Iterate Roothaan's equations with DIIS to self-consistency.
 
-    Linear algebra is float64 always. Of the Fock builds ``config.precision`` has all in float64;
-    or, ``mixed``, in float32 until the orbital gradient reaches `SINGLE_PRECISION_GRADIENT`, then
-    one in float64, and from there on only the change of the density in float32, whose rounding is
-    proportional to that change (Almlöf, Faegri, Korsell 1982 build Fock matrices so to save
-    integrals); or, ``float32``, in float32 up to one in float64 at the end. An iteration is one
-    Fock build after the one of the guess.
+    Linear algebra is float64 always. Fock builds are all in the Hamiltonian's precision; or, with
+    ``single``, in float32 up to one in float64 at the end if ``config.precision`` is ``float32``;
+    and if it is ``mixed``, in float32 until the orbital gradient reaches
+    `SINGLE_PRECISION_GRADIENT`, then one in float64, and from there on only the change of the
+    density in float32, whose rounding is proportional to that change (Almlöf, Faegri, Korsell 1982
+    build Fock matrices so to save integrals). An iteration is one Fock build after the one of the
+    guess.
 
     Parameters
     ----------
     config, functional
         Level of theory and thresholds (static).
     hamiltonian, overlap
-        Of the conformer, float64.
+        Of the conformer.
     single
-        The Hamiltonian in float32, unless all builds are float64.
+        The Hamiltonian in float32, if it is in float64 and not all builds are.
     initial_orbitals, initial_occupation
         C and n of the first density D = C diag(n) C^T, float64.
     noccupied
@@ -181,10 +195,8 @@ def solve_scf(
         # model doesn't hold yet; the first Fock matrix has none to be mixed with.
         damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
-        # The guess' Fock matrix gives way to the next one. Of a density that isn't idempotent the
-        # error may vanish without self-consistency, by symmetry for H2 in a minimal basis.
         extrapolated, diis = diis_extrapolate(
-            state.diis, fock_input, error, jnp.maximum(state.evaluations - 1, 0)
+            state.diis, fock_input, error, jnp.maximum(state.evaluations - superseded, 0)
         )
         virtual = S - 0.5 * S @ state.density @ S
         _, C = diagonalise(extrapolated + level_shift * virtual, X, real_orbital)
@@ -230,9 +242,11 @@ def solve_scf(
 
     zeros = jnp.zeros_like(overlap)
     infinite = jnp.asarray(jnp.inf)
+    initial_density = (initial_orbitals * initial_occupation) @ initial_orbitals.T
+    superseded = (~is_idempotent(0.5 * initial_density, S)).astype(jnp.int32)
     start_two_electron = partial(two_electron_part, functional, single or hamiltonian)
     state = _State(
-        density=(initial_orbitals * initial_occupation) @ initial_orbitals.T,
+        density=initial_density,
         occupied=zeros[:, :nslot],
         two_electron=start_two_electron(initial_orbitals, initial_occupation),
         fock_input=zeros,

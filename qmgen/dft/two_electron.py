@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-# Most rows of the supermatrix that are gathered at a time; bounds the memory of their indices.
+# Most rows of the supermatrix that are worked on at a time; bounds the memory of their indices.
 _ROWS_AT_A_TIME = 64
 
 
@@ -66,19 +66,32 @@ def supermatrix(
             row -= 0.25 * exact_exchange * exchange
         return row
 
-    # Without a remainder, for which XLA would copy the whole matrix.
-    at_a_time = max(n for n in range(1, _ROWS_AT_A_TIME + 1) if rows.size % n == 0)
-    return jax.lax.map(gather_row, pairs, batch_size=at_a_time)
+    return jax.lax.map(gather_row, pairs, batch_size=_rows_at_a_time(rows.size))
+
+
+def _rows_at_a_time(number: int) -> int:
+    """Rows of a block, without a remainder, for which XLA would copy the whole matrix."""
+    return max(n for n in range(1, _ROWS_AT_A_TIME + 1) if number % n == 0)
 
 
 def two_electron_matrix(
     supermatrix: Float[Array, "npair npair"], density: Float[Array, "nao nao"]
 ) -> Float[Array, "nao nao"]:
-    """J - a K / 2 of a symmetric density matrix, Hartree."""
+    """J - a K / 2 of a symmetric density matrix, Hartree.
+
+    Summed in the density's precision, which may exceed the supermatrix'.
+    """
     nao = density.shape[0]
     rows, columns = np.tril_indices(nao)
     pair = np.zeros((nao, nao), np.int32)
     pair[rows, columns] = pair[columns, rows] = np.arange(len(rows))
     twice_off_diagonal = np.where(rows == columns, 1.0, 2.0).astype(density.dtype)
     packed = density[rows, columns] * twice_off_diagonal
-    return (supermatrix @ packed)[pair]
+    if supermatrix.dtype == density.dtype:
+        return (supermatrix @ packed)[pair]
+
+    def of_row(row: Float[Array, " npair"]) -> Float[Array, ""]:
+        return row.astype(density.dtype) @ packed
+
+    # A few rows at a time, which stay in the cache when their precision is raised.
+    return jax.lax.map(of_row, supermatrix, batch_size=_rows_at_a_time(len(rows)))[pair]

@@ -17,7 +17,13 @@ from qmgen.dft.factorised import exchange, spin_coulomb_exchange
 from qmgen.dft.functionals import Functional
 from qmgen.dft.grid_orbitals import OrbitalsOnGrid
 from qmgen.dft.quadrature import unrestricted_exchange_correlation
-from qmgen.dft.scf import SCFResult, diagonalise, occupied_orbitals, symmetric_orthogonaliser
+from qmgen.dft.scf import (
+    SCFResult,
+    diagonalise,
+    is_idempotent,
+    occupied_orbitals,
+    symmetric_orthogonaliser,
+)
 from qmgen.dft.two_electron import two_electron_matrix
 from qmgen.errors import UnsupportedMoleculeError
 from qmgen.units import EV_PER_HARTREE
@@ -221,12 +227,11 @@ def solve_unrestricted(
         # As for closed shells: only far from self-consistency, and not at the first Fock matrix.
         damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
-        # The guess, which isn't idempotent, is left out as for closed shells.
         extrapolated, diis = diis_extrapolate(
             state.diis,
             below_each_other(fock_input),
             below_each_other(error),
-            jnp.maximum(state.evaluations - 1, 0),
+            jnp.maximum(state.evaluations - superseded, 0),
         )
         virtual = S - S @ state.density @ S
         _, C = of_each(extrapolated.reshape(2, nao, nao) + level_shift * virtual, X, real_orbital)
@@ -257,11 +262,13 @@ def solve_unrestricted(
         return more
 
     zeros = jnp.zeros((2, nao, nao))
+    initial_density = density_matrices(initial_orbitals, initial_occupation)
+    superseded = (~is_idempotent(initial_density, S)).astype(jnp.int32)
     final = jax.lax.while_loop(
         unfinished,
         cycle,
         _State(
-            density=density_matrices(initial_orbitals, initial_occupation),
+            density=initial_density,
             two_electron=spin_two_electron_part(
                 functional, hamiltonian, initial_orbitals, initial_occupation
             ),
