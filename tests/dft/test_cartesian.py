@@ -152,7 +152,9 @@ def qm9_geometries() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return frames
 
 
-@pytest.mark.parametrize("smiles", ["C", "N", "O"])
+@pytest.mark.parametrize(
+    "smiles", ["O", *(pytest.param(smiles, marks=pytest.mark.slow) for smiles in "CN")]
+)
 def test_published_labels_of_qm9(smiles: str) -> None:
     """Gaussian 09's B3LYP/6-31G(2df,p), which no choice of one kind for all shells gives."""
     with open(DATA / "qm9_sample.csv", encoding="utf-8", newline="") as stream:

@@ -90,7 +90,7 @@ def test_derivatives_of_a_gas_cation(heh_energy: Callable[[jax.Array], jax.Array
 
 
 def test_density_responds_to_positions() -> None:
-    config = DFTConfig(functional="pbe", basis="sto-3g", grid_level=0)
+    config = DFTConfig(functional="hf", basis="sto-3g")
     density = jax.jit(density_function(HEH[0], config, charge=1))
     direction, ahead, behind = displaced(HEH[1])
     where = jnp.asarray(HEH[1])

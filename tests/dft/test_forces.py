@@ -24,7 +24,7 @@ TIGHT = 1e-13
         ("O", "hf", "6-31g*", (), False),
         ("C=O", "b3lyp", "sto-3g", (), False),
         ("F", "pbe", "def2-svp", (), True),
-        ("N", "svwn", "6-31g*", (), False),
+        pytest.param("N", "svwn", "6-31g*", (), False, marks=pytest.mark.slow),
         ("[OH3+]", "blyp", "sto-3g", (), True),
         ("F", "b3lyp", MIXED, (2,), False),
     ],

@@ -55,9 +55,7 @@ QUICK = {
     ("FP(F)F", "b3lyp5", "sto-3g"),
     ("[NH4+]", "b3lyp", "sto-3g"),
     ("S", "svwn", "6-31g*"),
-    ("CO", "b3lypg", "6-31g*"),
     ("C#N", "pbe0", "def2-svp"),
-    ("[OH-]", "pbe", "def2-svp"),
 }
 
 
@@ -142,7 +140,7 @@ def test_same_arguments_give_the_same_bits() -> None:
 def test_batch_equals_single() -> None:
     """Batches of three, the second of them filled up."""
     z, positions, _ = embed("CCO", nconf=5)
-    config = DFTConfig(basis="sto-3g", grid_level=0)
+    config = DFTConfig(basis="sto-3g", grid_level=0, precision="float64")
     single = [label_conformers(z, positions[i : i + 1], config) for i in range(5)]
     batch = label_conformers(z, positions, config, batch_size=3)
     np.testing.assert_allclose(batch.energy, [one.energy[0] for one in single], atol=1e-8)
@@ -173,7 +171,7 @@ def test_bad_batch_mate_harms_nobody() -> None:
     z, positions, _ = embed("CCO", nconf=3)
     broken = positions.copy()
     broken[1, 0] = broken[1, 1]
-    config = DFTConfig(basis="sto-3g", grid_level=0)
+    config = DFTConfig(basis="sto-3g", grid_level=0, precision="float64")
     good = label_conformers(z, positions, config, batch_size=3)
     bad = label_conformers(z, broken, config, batch_size=3)
     assert list(bad.converged) == [True, False, True]

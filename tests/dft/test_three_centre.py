@@ -76,7 +76,7 @@ def libcint_two_centre(auxiliary: Basis, xyz: np.ndarray) -> np.ndarray:
     ("orbital", "auxiliary", "cartesian"),
     [
         ((1,), (2,), ()),
-        ((2,), (2,), (2,)),
+        pytest.param((2,), (2,), (2,), marks=pytest.mark.slow),
         pytest.param((1, 2), (1, 2, 3), (), marks=pytest.mark.slow),
         pytest.param((3,), (3,), (), marks=pytest.mark.slow),
         pytest.param((1, 3), (3,), (3,), marks=pytest.mark.slow),

@@ -106,8 +106,9 @@ def test_rigid_copy_gets_its_converged_density(
     assert labels.energy[1] == pytest.approx(labels.energy[0], abs=1e-10)
 
 
-@pytest.mark.parametrize(("smiles", "spin"), [("CCO", 0), ("C[CH2]", 1)])
-@pytest.mark.parametrize("basis_name", ["sto-3g", "6-31g*"])
+@pytest.mark.parametrize(
+    ("smiles", "spin", "basis_name"), [("CO", 0, "6-31g*"), ("C[CH2]", 1, "sto-3g")]
+)
 def test_predicted_orbitals(smiles: str, spin: int, basis_name: str) -> None:
     """They are orthonormal, and those of a conformer that is among the solved ones are its own."""
     z, positions = vibrating(smiles, 4)
