@@ -24,3 +24,16 @@ def test_supermatrix_equals_pyscf_coulomb_and_exchange(exact_exchange: float, pa
     # Rounding of sums of nao^2 terms of order 1.
     np.testing.assert_allclose(matrix[:nao, :nao], J - 0.5 * exact_exchange * K, atol=1e-10)
     assert not np.any(matrix[nao:]), "padded orbitals must not interact"
+
+
+def test_sums_are_in_the_density_s_precision() -> None:
+    """With a supermatrix in float32 only its own rounding is left."""
+    nao = 31
+    rng = np.random.default_rng(7)
+    G = jnp.asarray(rng.normal(size=(nao * (nao + 1) // 2,) * 2).astype(np.float32) + 100)
+    D = rng.normal(size=(nao, nao))
+    found = two_electron_matrix(G, jnp.asarray(D + D.T))
+    assert found.dtype == np.float64
+    expected = two_electron_matrix(G.astype(jnp.float64), jnp.asarray(D + D.T))
+    # Rounding of sums of 500 terms of order 100; those in float32 are off by 1e-3.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)

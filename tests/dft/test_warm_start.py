@@ -1,5 +1,6 @@
 """Orbitals that conformers start from, predicted from others of the molecule."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -9,8 +10,10 @@ from qmgen.dft.basis import build_basis
 from qmgen.dft.cholesky import cholesky_integrals
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.conformer_labels import ConformerLabels
+from qmgen.dft.guess import minao_density
 from qmgen.dft.integrals import libcint_integrals
 from qmgen.dft.label import label_conformers
+from qmgen.dft.scf import is_idempotent
 from qmgen.dft.warm_start import (
     atom_rotations,
     lowdin_orbitals,
@@ -163,6 +166,22 @@ def test_fewer_cycles_to_the_same_energies(
     np.testing.assert_array_equal(warm.iterations[:batch_size], without.iterations[:batch_size])
     assert warm.iterations.sum() < without.iterations.sum() - 2
     np.testing.assert_allclose(warm.energy, without.energy, rtol=0, atol=1e-8)
+
+
+def test_which_starts_are_those_of_orbitals() -> None:
+    """DIIS drops the Fock matrix of superposed atoms, and keeps that of orbitals."""
+    z, positions = vibrating("CO", 1)
+    config = DFTConfig(basis="sto-3g", functional="hf")
+    labels = label_conformers(z, positions, config)
+    basis = build_basis(z, config.basis)
+    S = libcint_integrals(basis, positions).overlap
+    # One electron each.
+    solved = 0.5 * labels.density[0]
+    superposed = 0.5 * minao_density(z, basis, positions, S)[0]
+    assert is_idempotent(jnp.asarray(solved), jnp.asarray(S[0]))
+    assert is_idempotent(jnp.stack([solved, solved]), jnp.asarray(S[0]))
+    assert not is_idempotent(jnp.asarray(superposed), jnp.asarray(S[0]))
+    assert not is_idempotent(jnp.asarray(1.001 * solved), jnp.asarray(S[0]))
 
 
 def test_open_shell(monkeypatch: pytest.MonkeyPatch) -> None:
