@@ -6,6 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from qmgen.dft import label
+from qmgen.dft.atom_frames import atom_rotations, shell_rotations
 from qmgen.dft.basis import build_basis
 from qmgen.dft.cholesky import cholesky_integrals
 from qmgen.dft.config import DFTConfig
@@ -14,13 +15,7 @@ from qmgen.dft.guess import minao_density
 from qmgen.dft.integrals import libcint_integrals
 from qmgen.dft.label import label_conformers
 from qmgen.dft.scf import is_idempotent
-from qmgen.dft.warm_start import (
-    atom_rotations,
-    lowdin_orbitals,
-    predicted_orbitals,
-    shell_rotations,
-    with_solved,
-)
+from qmgen.dft.warm_start import lowdin_orbitals, predicted_orbitals, with_solved
 from tests.dft.systems import embed
 
 TURN = Rotation.from_rotvec([0.7, -1.9, 1.1]).as_matrix()
