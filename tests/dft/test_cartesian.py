@@ -122,7 +122,7 @@ def test_pairs_transform_like_their_orbitals() -> None:
 @pytest.mark.parametrize(
     ("functional", "basis", "nao"),
     # On F: 3s 2p and one 6D; 5s 3p, two 6D and one 7F. On H: 2s; 3s 1p.
-    [("hf", "6-31g*", 15 + 2), ("pbe", "def2-tzvp", 33 + 6)],
+    [("hf", "6-31g*", 15 + 2), pytest.param("pbe", "def2-tzvp", 33 + 6, marks=pytest.mark.slow)],
 )
 def test_labels_equal_pyscf(functional: str, basis: str, nao: int) -> None:
     z, positions, _ = embed("[H]F")

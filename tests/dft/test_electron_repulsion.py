@@ -133,7 +133,7 @@ def test_a_plan_holds_for_some_of_its_conformers() -> None:
         assert np.abs(error(basis, part, plan)).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("cartesian", [(), (2,)])
+@pytest.mark.parametrize("cartesian", [(), pytest.param((2,), marks=pytest.mark.slow)])
 def test_d_shells_in_programs_of_low_order(cartesian: tuple[int, ...]) -> None:
     """(ds|ss) and (ds|ds); the others take a minute to compile."""
     basis, positions = two_atoms("s", "d", cartesian)

@@ -82,7 +82,7 @@ def test_gradient_of_two_spins_equals_pyscf(functional: str) -> None:
     assert np.abs(found[0] - gradient.kernel()).max() < 1e-8
 
 
-@pytest.mark.parametrize("cartesian", [(), (2,)])
+@pytest.mark.parametrize("cartesian", [pytest.param((), marks=pytest.mark.slow), (2,)])
 def test_forces_are_the_energy_s_derivative(cartesian: tuple[int, ...]) -> None:
     z, positions, _ = embed("[H]F")
     config = DFTConfig(

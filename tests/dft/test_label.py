@@ -114,6 +114,8 @@ def test_lower_precision_against_float64(smiles: str, functional: str, basis: st
     assert mixed.iterations[0] <= exact.iterations[0] + 1
 
 
+# Two programs that no other test has.
+@pytest.mark.slow
 def test_cycles_that_end_in_single_precision_end_with_a_float64_energy() -> None:
     """With few cycles the energy is that of a float64 build of an unconverged density."""
     z, positions, _ = embed("CC(N)=O")
