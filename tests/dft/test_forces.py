@@ -22,7 +22,7 @@ TIGHT = 1e-13
     ("smiles", "functional", "basis", "cartesian", "grid_response"),
     [
         ("O", "hf", "6-31g*", (), False),
-        ("C=O", "b3lyp", "sto-3g", (), False),
+        pytest.param("C=O", "b3lyp", "sto-3g", (), False, marks=pytest.mark.slow),
         ("F", "pbe", "def2-svp", (), True),
         pytest.param("N", "svwn", "6-31g*", (), False, marks=pytest.mark.slow),
         ("[OH3+]", "blyp", "sto-3g", (), True),

@@ -54,7 +54,6 @@ QUICK = {
     ("O", "hf", "sto-3g"),
     ("FP(F)F", "b3lyp5", "sto-3g"),
     ("[NH4+]", "b3lyp", "sto-3g"),
-    ("S", "svwn", "6-31g*"),
     ("C#N", "pbe0", "def2-svp"),
 }
 

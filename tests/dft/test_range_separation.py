@@ -19,7 +19,7 @@ from tests.dft.systems import embed, pyscf_solution
 @pytest.mark.parametrize(
     ("smiles", "basis"),
     [
-        ("O", "6-31g*"),
+        pytest.param("O", "6-31g*", marks=pytest.mark.slow),
         ("NC=O", "sto-3g"),
         pytest.param("CCl", "sto-3g", marks=pytest.mark.slow),
         pytest.param("CP", "6-31g*", marks=pytest.mark.slow),
