@@ -52,8 +52,9 @@ class DFTConfig(BaseModel):
         "mixed",
         description="Precision of the Fock builds. mixed has float32 where its rounding does not "
         "reach the result, which is that of float64 within 1e-7 Hartree. float32 has it everywhere "
-        "but in sums of energies, and a looser convergence: energies within 5e-5 Hartree, frontier "
-        "orbital energies within 5e-4. Open shells are float64 in any case.",
+        "but in sums of energies and, where integrals are factors, in one build at the end, and a "
+        "looser convergence: energies within 5e-5 Hartree, frontier orbital energies within 5e-4. "
+        "Open shells are float64 in any case.",
     )
     criterion: Literal["energy_change", "energy_std"] = Field(
         "energy_change",
