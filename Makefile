@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One thread a process: molecules this small gain nothing from more, threads that wait for each
 # other on a busy machine take ten times as long, and tests stay repeatable.
-ONE_THREAD := OMP_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
+ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
 .PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run accuracy clean
 

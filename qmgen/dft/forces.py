@@ -27,6 +27,7 @@ from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
 from qmgen.dft.quadrature_gradient import exchange_correlation_gradient
 from qmgen.dft.repulsion_gradient import libcint_repulsion_gradient, native_repulsion_gradient
+from qmgen.dft.shared_programs import shared_program
 from qmgen.dft.sizes import ATOM_STEP, GRID_BLOCK, round_up
 from qmgen.dft.unrestricted import spin_occupations
 
@@ -177,7 +178,7 @@ def _quadrature_gradients(
         return np.stack(gradients)[:, : positions.shape[1]]
 
 
-@partial(jax.jit, static_argnames=("functional", "grid_response", "block"))
+@shared_program(static_argnames=("functional", "grid_response", "block"))
 def _quadrature_gradient(
     functional: Functional,
     orbitals: OrbitalTable,

@@ -34,6 +34,7 @@ from qmgen.dft.properties import (
 )
 from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
 from qmgen.dft.scf import solve_scf, symmetric_orthogonaliser
+from qmgen.dft.shared_programs import shared_program
 from qmgen.dft.sizes import (
     GRID_BLOCK,
     check_memory,
@@ -219,7 +220,7 @@ def _label_batch(
 ) -> tuple[RawLabels, _Built]:
     """Labels of a batch, and what the next batch may write its Hamiltonians over."""
     if storage is None:
-        needed = _build_batch.eval_shape(config, tables, batch, None)
+        needed = jax.eval_shape(partial(_build_batch, config), tables, batch, None)
         storage = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _reusable(needed))
     # Two programs: XLA copies what one loop leaves and another takes within a program.
     built = _build_batch(config, tables, batch, storage)
@@ -238,14 +239,14 @@ def _reusable(built: _Built) -> _Built:
 
 # Fresh memory costs more than what is written to it: the system hands it out in cleared pages. So
 # a batch's Hamiltonians take the place of those of the batch before, which is donated.
-@partial(jax.jit, static_argnums=0, donate_argnums=3, keep_unused=True)
+@shared_program(static_argnums=0, donate_argnums=3, keep_unused=True)
 def _build_batch(
     config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays, storage: _Built | None
 ) -> _Built:
     return _map_batch(partial(_build_one, config, tables), batch)
 
 
-@partial(jax.jit, static_argnums=0)
+@shared_program(static_argnums=0)
 def _solve_batch(
     config: DFTConfig,
     tables: MoleculeTables,

@@ -4,7 +4,6 @@ Conformers are the last axis of all arrays, so that the compiler vectorises over
 exponents, index lists and screening.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from qmgen.dft.pair_form import PairKind, pair_form
 from qmgen.dft.repulsion_pairs import PairClass
+from qmgen.dft.shared_programs import shared_program
 
 
 class PairTables(NamedTuple):
@@ -55,7 +55,7 @@ def pair_tables(pairs: PairClass) -> PairTables:
     )
 
 
-@partial(jax.jit, static_argnames="kind")
+@shared_program(static_argnames="kind")
 def expand_pairs(
     tables: PairTables, positions: Float[Array, "nat 3 nconf"], *, kind: PairKind
 ) -> Expansion:
@@ -102,7 +102,7 @@ def _geometry(
     return centres, exponent, jnp.stack(monomials)
 
 
-@partial(jax.jit, static_argnames="kind")
+@shared_program(static_argnames="kind")
 def expansion_gradient(
     tables: PairTables,
     positions: Float[Array, "nat 3 nconf"],

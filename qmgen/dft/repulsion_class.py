@@ -25,6 +25,7 @@ from qmgen.dft.hermite import Powers, cartesian_powers, hermite_powers
 from qmgen.dft.pair_expansion import Expansion
 from qmgen.dft.pair_form import PairForm, PairKind, pair_form
 from qmgen.dft.repulsion_pairs import PRIMITIVE_GROUP
+from qmgen.dft.shared_programs import shared_program
 from qmgen.dft.staging import stage
 
 # Elementwise arrays have the axes: group of primitives on the left, on the right, pairs on the
@@ -299,7 +300,7 @@ def components_of(
     return jnp.stack(components)
 
 
-@partial(jax.jit, static_argnames=("kind",))
+@shared_program(static_argnames="kind")
 def class_integrals(
     bra: Expansion,
     ket: Expansion,

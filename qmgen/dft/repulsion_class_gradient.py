@@ -27,6 +27,7 @@ from qmgen.dft.repulsion_class import (
     primitive_group,
 )
 from qmgen.dft.repulsion_pairs import PRIMITIVE_GROUP
+from qmgen.dft.shared_programs import shared_program
 from qmgen.dft.staging import stage
 
 # Derivatives by the logarithm of the weight, and by P along x, y and z.
@@ -180,7 +181,7 @@ def _add_at(total: Array, part: Array, start: Array, axis: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(total, old + part.astype(total.dtype), start, axis)
 
 
-@partial(jax.jit, static_argnames=("kind",))
+@shared_program(static_argnames="kind")
 def class_gradient(
     bra: Expansion,
     ket: Expansion,

@@ -37,13 +37,17 @@ class LabelledSlice:
 def prepare_process(threads: int) -> None:
     """Let this process compute on a number of cores, and share compiled programs with others.
 
-    XLA reads its flags when its first program is compiled, so later calls change libcint only.
+    XLA reads its settings when its first program is compiled, so later calls change libcint only.
     """
     if threads == 1:
         single = "--xla_cpu_multi_thread_eigen=false"
         flags = os.environ.get("XLA_FLAGS", "")
         if single not in flags:
             os.environ["XLA_FLAGS"] = f"{flags} {single}".strip()
+    # What XLA takes the number of cores from. Its threads would otherwise be as many as the machine
+    # has cores, and those without work look for it on cores that other workers compute on: with
+    # two workers on two cores a third of the time.
+    os.environ["NPROC"] = str(threads)
     lib.num_threads(threads)
     keep_freed_memory()
     use_compilation_cache()
