@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run accuracy clean
+.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -22,7 +22,7 @@ demo: setup
 	rm -rf demo
 	mkdir demo
 	$(BIN)/qmgen generate workflows/data/demo.smi demo/dataset.zarr --config workflows/demo.yaml
-	$(ONE_THREAD) $(BIN)/qmgen validate demo/dataset.zarr --sample 20
+	$(BIN)/qmgen validate demo/dataset.zarr --sample 20
 	$(ONE_THREAD) $(BIN)/qmgen train demo/dataset.zarr --target gap --epochs 60 --out demo/schnet
 	$(BIN)/qmgen predict demo/schnet/model.ckpt demo/dataset.zarr --split test --out demo/predictions.csv
 	$(BIN)/qmgen info demo/dataset.zarr
@@ -63,6 +63,10 @@ benchmark-large: setup
 # A whole run of 200 molecules, compilation included, against a script that loops PySCF.
 benchmark-run: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/end_to_end.py
+
+# One worker against two, which a machine of two cores or more can show.
+benchmark-workers: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/workers.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup

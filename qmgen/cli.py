@@ -59,7 +59,10 @@ def generate(
     ] = None,
     functional: Annotated[
         str | None,
-        typer.Option(help="hf, svwn, pbe, pbe0, b3lyp, b3lyp5 or b3lypg [default: b3lyp]."),
+        typer.Option(
+            help="hf, svwn, blyp, pbe, revpbe, pbe0, b3lyp, b3lyp5, b3lypg or wb97x "
+            "[default: b3lyp]."
+        ),
     ] = None,
     basis: Annotated[
         str | None,
@@ -146,6 +149,9 @@ def validate(
         float | None,
         typer.Option(help="Largest accepted energy error, Hartree [default: by precision]."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that run PySCF [default: one a core].")
+    ] = None,
 ) -> None:
     """Recompute a random sample with PySCF itself and compare every label."""
     from dataclasses import replace
@@ -154,6 +160,7 @@ def validate(
 
     from qmgen.dataset import open_dataset
     from qmgen.errors import ValidationError
+    from qmgen.generate.cluster import available_cores
     from qmgen.generate.validate import default_tolerances, stored_config
     from qmgen.generate.validate import validate as check
 
@@ -164,7 +171,12 @@ def validate(
     total = min(sample, len(dataset.indices(converged_only=True)))
     steps = iter(track(range(total), "PySCF", console=_console, transient=True))
     report = check(
-        dataset, sample, seed=seed, tolerances=tolerances, progress=lambda _: next(steps, None)
+        dataset,
+        sample,
+        seed=seed,
+        tolerances=tolerances,
+        workers=min(workers or available_cores(), total),
+        progress=lambda _: next(steps, None),
     )
     table = Table(title=f"{report.conformers} conformers of {store} against PySCF")
     for column in ("label", "unit", "mean |error|", "max |error|", "tolerance", "worst row", ""):

@@ -1,12 +1,15 @@
 """Checks stored labels against PySCF itself."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from pyscf import gto, scf
+from pyscf import gto, lib, scf
 
 from qmgen.dataset import Dataset, pack_symmetric
 from qmgen.dft import DFTConfig
@@ -90,6 +93,7 @@ def validate(
     *,
     seed: int = 0,
     tolerances: Tolerances | None = None,
+    workers: int = 1,
     progress: Callable[[int], object] = lambda _: None,
 ) -> ValidationReport:
     """Recompute a random sample of converged conformers with PySCF.
@@ -104,6 +108,8 @@ def validate(
         Of the choice.
     tolerances
         By default those of `default_tolerances`.
+    workers
+        Processes of one thread each, when more than one.
     progress
         Called with the number of conformers done.
 
@@ -124,21 +130,17 @@ def validate(
     chosen = np.random.default_rng(seed).choice(
         candidates, size=min(sample, len(candidates)), replace=False
     )
-    differences: list[dict[str, float]] = []
-    rows: list[int] = []
-    not_converged = 0
-    for done, row in enumerate(sorted(int(i) for i in chosen), start=1):
-        difference = _difference(dataset[row], config, labels)
-        if difference is None:
-            not_converged += 1
-        else:
-            differences.append(difference)
-            rows.append(row)
+    rows = sorted(int(i) for i in chosen)
+    known: list[tuple[int, dict[str, float]]] = []
+    compared = _map(partial(_difference, dataset, config, labels), rows, workers)
+    for done, (row, difference) in enumerate(zip(rows, compared, strict=True), start=1):
+        if difference is not None:
+            known.append((row, difference))
         progress(done)
     return ValidationReport(
-        errors=tuple(_summarise(differences, rows, bounds)),
-        conformers=len(chosen),
-        not_converged=not_converged,
+        errors=tuple(_summarise(known, bounds)),
+        conformers=len(rows),
+        not_converged=len(rows) - len(known),
     )
 
 
@@ -167,10 +169,24 @@ def stored_labels(dataset: Dataset) -> LabelConfig:
         ) from error
 
 
+def _map(
+    compare: Callable[[int], dict[str, float] | None], rows: list[int], workers: int
+) -> Iterator[dict[str, float] | None]:
+    """Results in the order of the rows."""
+    if workers == 1:
+        yield from map(compare, rows)
+        return
+    # Not forked, as libcint's and XLA's threads don't survive that.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, lib.num_threads, (1,)) as pool:
+        yield from pool.map(compare, rows)
+
+
 def _difference(
-    row: dict[str, Any], config: DFTConfig, labels: LabelConfig
+    dataset: Dataset, config: DFTConfig, labels: LabelConfig, number: int
 ) -> dict[str, float] | None:
-    """Largest absolute difference of each label of one conformer, atomic units."""
+    """Largest absolute difference of each label of a row, in atomic units; None without PySCF's."""
+    row = dataset[number]
     z = row["z"].astype(np.int32)
     calculation = pyscf_calculation(z, row["pos"], config, int(row["charge"]), int(row["spin"]))
     # Orbital energies and dipoles are of first order in what convergence leaves, so the reference
@@ -280,7 +296,7 @@ def _dispersion(
 
 
 def _summarise(
-    differences: list[dict[str, float]], rows: list[int], bounds: Tolerances
+    differences: list[tuple[int, dict[str, float]]], bounds: Tolerances
 ) -> list[LabelError]:
     mha = MILLIHARTREE_PER_HARTREE
     table = [
@@ -309,7 +325,7 @@ def _summarise(
     errors = []
     for name, unit, factor, bound in table:
         # Molecules without virtual orbital have no LUMO to compare, and many a store no forces.
-        known = [(d[name], row) for d, row in zip(differences, rows, strict=True) if name in d]
+        known = [(d[name], row) for row, d in differences if name in d]
         if known:
             values = np.array([value for value, _ in known]) * factor
             worst = int(np.argmax(np.where(np.isnan(values), np.inf, values)))

@@ -22,6 +22,7 @@ from qmgen.dataset import (
     write_store,
 )
 from qmgen.dataset.export import qm1b_schema
+from qmgen.dft.functionals import FUNCTIONAL_NAMES
 from qmgen.units import EV_PER_HARTREE
 from tests.generate.conftest import Finished
 from tests.generate.runs import (
@@ -60,8 +61,11 @@ def test_help_loads_nothing_heavy(environment: dict[str, str]) -> None:
     ("arguments", "words"),
     [
         (["--help"], ["generate", "validate", "info", "export", "train", "predict"]),
-        (["generate", "--help"], ["--conformers", "--basis", "--forces", "--scheduler"]),
-        (["validate", "--help"], ["--sample", "--energy-tolerance"]),
+        (
+            ["generate", "--help"],
+            ["--conformers", "--basis", "--forces", "--scheduler", *FUNCTIONAL_NAMES],
+        ),
+        (["validate", "--help"], ["--sample", "--energy-tolerance", "--workers"]),
     ],
     ids=lambda value: "-".join(value),
 )
