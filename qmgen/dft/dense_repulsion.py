@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qmgen.dft.hermite import hermite_potential, hermite_powers
+from qmgen.dft.hermite import hermite_potential, powers_up_to
 from qmgen.dft.shell_pairs import (
     PairClass,
     PairTable,
@@ -56,7 +56,7 @@ def _expansion(
     """Products of monomials' primitives in Hermite Gaussians, without the terms left out."""
     weights, index = hermite_weights(pairs, primitives)
     nterm, ncomponent = index.shape
-    empty = jnp.zeros((ncomponent, len(hermite_powers(sum(pairs.degrees))), weights.shape[2]))
+    empty = jnp.zeros((ncomponent, len(powers_up_to(sum(pairs.degrees))), weights.shape[2]))
     component = np.broadcast_to(np.arange(ncomponent), (nterm, ncomponent))
     return empty.at[component, index].add(weights)
 
@@ -73,12 +73,12 @@ def _class_integrals(bra: _Side, ket: _Side) -> Float[Array, "nbra nket"]:
     separation = of_a.centre[:, :, None] - of_b.centre[:, None, :]
     R = hermite_potential(sum(orders), p * q / (p + q), separation)
     norm = 2 * math.pi**2.5 / (p * q * jnp.sqrt(p + q))
-    place = {tuv: n for n, tuv in enumerate(hermite_powers(sum(orders)))}
+    place = {tuv: n for n, tuv in enumerate(powers_up_to(sum(orders)))}
     total = jnp.zeros(())
-    for k, powers in enumerate(hermite_powers(orders[1])):
+    for k, powers in enumerate(powers_up_to(orders[1])):
         rows = [
             place[h[0] + powers[0], h[1] + powers[1], h[2] + powers[2]]
-            for h in hermite_powers(orders[0])
+            for h in powers_up_to(orders[0])
         ]
         half = norm * jnp.einsum("chp,hpq->cpq", E_a, R[np.array(rows)], precision="highest")
         half = contract(pairs_a, half.swapaxes(1, 2))

@@ -26,7 +26,11 @@ from qmgen.dft.one_electron_gradient import one_electron_gradient
 from qmgen.dft.orbitals import OrbitalTable, orbital_table
 from qmgen.dft.precision import double_precision
 from qmgen.dft.quadrature_gradient import exchange_correlation_gradient
-from qmgen.dft.repulsion_gradient import libcint_repulsion_gradient, native_repulsion_gradient
+from qmgen.dft.repulsion_gradient import (
+    ORBITAL_STEP,
+    libcint_repulsion_gradient,
+    native_repulsion_gradient,
+)
 from qmgen.dft.shared_programs import shared_program
 from qmgen.dft.sizes import ATOM_STEP, GRID_BLOCK, round_up
 from qmgen.dft.unrestricted import spin_occupations
@@ -37,9 +41,8 @@ Densities = Float[np.ndarray, "nconf nspin nao nao"]
 # Points a block on a CPU: orbitals with all their derivatives then stay in a core's second-level
 # cache. Twice as fast as with the block of the SCF, which holds less of each point.
 _CPU_BLOCK = 128
-# Numbers of orbitals and points are padded to multiples of these: coarser than in the SCF, as what
-# is empty costs little here.
-_ORBITAL_STEP = 16
+# Numbers of points are padded to a multiple of this: coarser than in the SCF, as what is empty
+# costs little here.
 _POINT_STEP = 16384
 
 
@@ -152,7 +155,7 @@ def _quadrature_gradients(
     block = _CPU_BLOCK if jax.default_backend() == "cpu" else GRID_BLOCK
     points = grid_size(basis.atomic_numbers, config.grid_level)
     natoms = round_up(positions.shape[1], ATOM_STEP)
-    nao = round_up(basis.nao, _ORBITAL_STEP)
+    nao = round_up(basis.nao, ORBITAL_STEP)
     more = nao - basis.nao
     with double_precision():
         orbitals = orbital_table(basis, nao)

@@ -27,9 +27,9 @@ def cartesian_powers(degree: int) -> list[Powers]:
     ]
 
 
-def hermite_powers(max_order: int) -> list[Powers]:
-    """Orders t, u, v of the Hermite Gaussians of total order up to ``max_order``."""
-    return [tuv for degree in range(max_order + 1) for tuv in cartesian_powers(degree)]
+def powers_up_to(max_degree: int) -> list[Powers]:
+    """Powers of all degrees up to one, and orders t, u, v of Hermite Gaussians, by degree."""
+    return [tuv for degree in range(max_degree + 1) for tuv in cartesian_powers(degree)]
 
 
 def expansion_coefficients(
@@ -131,7 +131,7 @@ def hermite_coulomb(
 def hermite_potential(
     max_order: int, exponent: Float[Array, "*n"], separation: Float[Array, "3 *n"]
 ) -> Float[Array, "nhermite *n"]:
-    """R_tuv of `hermite_coulomb`, in the order of `hermite_powers`.
+    """R_tuv of `hermite_coulomb`, in the order of `powers_up_to`.
 
     The same recursion over rows, order by order, which compiles faster. Derivatives by the
     separation, of any order, are again such integrals, so that differentiated programs stay small.
@@ -175,8 +175,8 @@ def _hermite_potential_jvp(
     max_order: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     R = hermite_potential(max_order + 1, *primals)
-    place = {powers: n for n, powers in enumerate(hermite_powers(max_order + 1))}
-    powers = hermite_powers(max_order)
+    place = {powers: n for n, powers in enumerate(powers_up_to(max_order + 1))}
+    powers = powers_up_to(max_order)
     raised = np.array(
         [[place[t + 1, u, v], place[t, u + 1, v], place[t, u, v + 1]] for t, u, v in powers]
     )

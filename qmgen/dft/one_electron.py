@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qmgen.dft.hermite import hermite_potential, hermite_powers
+from qmgen.dft.hermite import hermite_potential, powers_up_to
 from qmgen.dft.shell_pairs import (
     PairClass,
     PairTable,
@@ -129,7 +129,7 @@ def _nuclear_potential(
 
     # One nucleus after the other, so that what is added to stays in the processor's cache; a
     # derivative computes each anew for the same reason.
-    start = jnp.zeros((len(hermite_powers(order)), p.size), p.dtype)
+    start = jnp.zeros((len(powers_up_to(order)), p.size), p.dtype)
     total, _ = jax.lax.scan(jax.checkpoint(add_nucleus), start, (charges, positions))
     R = total * (2 * math.pi / p)
     weights, index = hermite_weights(pairs, primitives)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from pyscf import gto
 
 from qmgen.dft.basis import Basis
+from qmgen.dft.hermite import powers_up_to
 
 
 class OrbitalTable(eqx.Module):
@@ -78,16 +79,6 @@ def polynomial_coefficients(angular: int, cartesian: bool) -> Float[np.ndarray, 
     return _harmonic_coefficients(angular)
 
 
-def _monomials(max_l: int) -> list[tuple[int, int, int]]:
-    """Powers of x, y, z up to a degree; by degree, then falling in x, then y."""
-    return [
-        (i, j, degree - i - j)
-        for degree in range(max_l + 1)
-        for i in range(degree, -1, -1)
-        for j in range(degree - i, -1, -1)
-    ]
-
-
 @lru_cache(maxsize=16)
 def _polynomials(
     max_l: int, cartesian: tuple[int, ...]
@@ -98,7 +89,7 @@ def _polynomials(
     ``cartesian`` has l, the monomials x^i y^j z^k in falling order of i, then j. The latter are
     PySCF's Cartesian orbitals, whose norms differ within a shell; no label depends on norms.
     """
-    monomials = _monomials(max_l)
+    monomials = powers_up_to(max_l)
     place = {powers: row for row, powers in enumerate(monomials)}
     columns = []
     for angular in range(max_l + 1):
@@ -143,7 +134,7 @@ def orbital_rows(
         radial += coefficients * gaussian
         slope += -2 * exponents * coefficients * gaussian
 
-    powers = [_product(x, monomial) for monomial in _monomials(table.max_l)]
+    powers = [_product(x, monomial) for monomial in powers_up_to(table.max_l)]
 
     def polynomial(coefficients: Float[Array, "nmonomial nao"]) -> Float[Array, "npoint nao"]:
         terms = [c * power for c, power in zip(coefficients, powers, strict=True)]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from qmgen.dft.boys import boys
-from qmgen.dft.hermite import Powers, cartesian_powers, hermite_powers
+from qmgen.dft.hermite import Powers, cartesian_powers, powers_up_to
 from qmgen.dft.pair_expansion import Expansion
 from qmgen.dft.pair_form import PairForm, PairKind, pair_form
 from qmgen.dft.repulsion_pairs import PRIMITIVE_GROUP
@@ -183,7 +183,7 @@ class ClassStages:
         self, boys_values: list[Values], separation: tuple[Values, Values, Values]
     ) -> list[Float[Array, "_nhermite nket_hermite ngroup ngroup nket nconf"]]:
         """R[H + K], for each order of H on the left."""
-        K = hermite_powers(self.kind.ket.max_l)
+        K = powers_up_to(self.kind.ket.max_l)
         stacks = []
         for order in range(self.kind.bra.max_l + 1):
             H = cartesian_powers(order)
@@ -198,16 +198,16 @@ class ClassStages:
     def _hermite_each(
         self, boys_values: list[Values], separation: tuple[Values, Values, Values]
     ) -> list[Values]:
-        """R_tuv in the order of `hermite_powers`, each once."""
-        powers = hermite_powers(self.order)
+        """R_tuv in the order of `powers_up_to`, each once."""
+        powers = powers_up_to(self.order)
         return [hermite_coulomb_closed(tuv, boys_values, separation) for tuv in powers]
 
     def _hermite_stacks(
         self, values: list[Values]
     ) -> list[Float[Array, "nhermite nket_hermite ngroup ngroup nket nconf"]]:
         """What `_hermite` gives, from the values of each R_tuv."""
-        R = dict(zip(hermite_powers(self.order), values, strict=True))
-        K = hermite_powers(self.kind.ket.max_l)
+        R = dict(zip(powers_up_to(self.order), values, strict=True))
+        K = powers_up_to(self.kind.ket.max_l)
         return [
             jnp.stack(
                 [jnp.stack([R[add_powers(h, k)] for k in K]) for h in cartesian_powers(order)]
@@ -242,7 +242,7 @@ class ClassStages:
 
     def zero_left(self, nconf: int) -> Sums:
         """Sums before any primitive on the left was added."""
-        nK = len(hermite_powers(self.kind.ket.max_l))
+        nK = len(powers_up_to(self.kind.ket.max_l))
         shape = nK, PRIMITIVE_GROUP, self.kind.tile, nconf
         return [
             jnp.zeros((len(w), len(cartesian_powers(n)), *shape), self.dtype)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from qmgen.dft.hermite import Powers, cartesian_powers, hermite_powers
+from qmgen.dft.hermite import Powers, cartesian_powers, powers_up_to
 from qmgen.dft.pair_expansion import Expansion
 from qmgen.dft.pair_form import PairForm
 from qmgen.dft.repulsion_class import (
@@ -95,21 +95,19 @@ class _GradientStages:
         total: dict[Powers, Array] = {}
         for order, (values, weights) in enumerate(zip(spread, bra.weights, strict=True)):
             for h, H in enumerate(cartesian_powers(order)):
-                for k, K in enumerate(hermite_powers(self.forward.kind.ket.max_l)):
+                for k, K in enumerate(powers_up_to(self.forward.kind.ket.max_l)):
                     N = add_powers(H, K)
                     for w, weight in enumerate(weights):
                         value = weight[:, None, None] * values[w, h, k]
                         total[N] = total[N] + value if N in total else value
-        return [total[N] for N in hermite_powers(self.forward.order - 1)]
+        return [total[N] for N in powers_up_to(self.forward.order - 1)]
 
     def _products(self, cotangents: list[Values], R: list[Values]) -> list[Values]:
-        value = dict(zip(hermite_powers(self.forward.order), R, strict=True))
+        value = dict(zip(powers_up_to(self.forward.order), R, strict=True))
         result = []
         for shift in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
             total = None
-            for N, cotangent in zip(
-                hermite_powers(self.forward.order - 1), cotangents, strict=True
-            ):
+            for N, cotangent in zip(powers_up_to(self.forward.order - 1), cotangents, strict=True):
                 term = cotangent * value[add_powers(N, shift)]
                 total = term if total is None else total + term
             assert total is not None

@@ -24,8 +24,9 @@ from qmgen.dft.precision import double_precision
 
 Densities = Float[np.ndarray, "nspin nao nao"]
 
-# Numbers of orbitals are padded to a multiple of this, so that molecules share a program.
-_ORBITAL_STEP = 16
+# Numbers of orbitals are padded to a multiple of this, so that molecules share a program: coarser
+# than in the SCF, as what is empty costs little in a gradient.
+ORBITAL_STEP = 16
 
 
 def libcint_repulsion_gradient(
@@ -147,7 +148,7 @@ def native_repulsion_gradient(
     """
     nao = densities.shape[-1]
     npair = nao * (nao + 1) // 2
-    more = -nao % _ORBITAL_STEP
+    more = -nao % ORBITAL_STEP
     padded = np.pad(densities, ((0, 0), (0, 0), (0, more), (0, more)))
     gradients = []
     with double_precision():

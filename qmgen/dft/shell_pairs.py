@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from pyscf import gto
 
 from qmgen.dft.basis import Basis
-from qmgen.dft.hermite import Expansion, cartesian_powers, expansion_coefficients, hermite_powers
+from qmgen.dft.hermite import Expansion, cartesian_powers, expansion_coefficients, powers_up_to
 
 
 class PairClass(eqx.Module):
@@ -214,14 +214,14 @@ def hermite_weights(
     Returns
     -------
     Weights of the Hermite Gaussians, prefactor included, and which these are among those of
-    `hermite_powers`. Products that have fewer terms than others are padded with weight 0.
+    `powers_up_to`. Products that have fewer terms than others are padded with weight 0.
     """
     la, lb = pairs.degrees
     E = expand(pairs, primitives)
     rows = [(i, j, t) for i in range(la + 1) for j in range(lb + 1) for t in range(i + j + 1)]
     stacked = jnp.stack([E[i, j][t] for i, j, t in rows] + [jnp.zeros_like(primitives.to_a)])
     row_of = {row: k for k, row in enumerate(rows)}
-    hermite = {tuv: k for k, tuv in enumerate(hermite_powers(la + lb))}
+    hermite = {tuv: k for k, tuv in enumerate(powers_up_to(la + lb))}
     terms = []
     for component in cartesian_components(pairs.degrees):
         (ix, jx), (iy, jy), (iz, jz) = component

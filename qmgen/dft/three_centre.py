@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.basis import Basis
 from qmgen.dft.boys import boys
-from qmgen.dft.hermite import Powers, cartesian_powers, hermite_coulomb, hermite_powers
+from qmgen.dft.hermite import Powers, cartesian_powers, hermite_coulomb, powers_up_to
 from qmgen.dft.shell_pairs import (
     PairClass,
     PairTable,
@@ -225,7 +225,7 @@ def _pairs_with_shells(
         values = contract(pairs, sum_terms(expansion[0], hermite, expansion[1]))
         return to_functions(pairs, jnp.moveaxis(values, 1, 0))
 
-    empty = jnp.zeros((len(hermite_powers(order)), nfunctions, *primitives.exponent.shape))
+    empty = jnp.zeros((len(powers_up_to(order)), nfunctions, *primitives.exponent.shape))
     empty = empty.astype(primitives.exponent.dtype)
     nothing = jnp.zeros_like(jax.eval_shape(to_pairs, empty))
 
@@ -261,7 +261,7 @@ def _with_hermite(
     """
     p, P = primitives.exponent, primitives.centre
     highest = order + shells.degree
-    place = {tuv: k for k, tuv in enumerate(hermite_powers(highest))}
+    place = {tuv: k for k, tuv in enumerate(powers_up_to(highest))}
     x, y, z = (P[axis] - centre[axis] for axis in range(3))
     a = p * q / (p + q)
     R = hermite_coulomb(boys(a * (x * x + y * y + z * z), highest), a, (x, y, z))
@@ -274,7 +274,7 @@ def _with_hermite(
         for k in range(len(functions[0])):
             index = [
                 [place[_add(tuv, function[k][0])] for function in functions]
-                for tuv in hermite_powers(order)
+                for tuv in powers_up_to(order)
             ]
             weight = jnp.asarray([[function[k][1]] for function in functions], p.dtype)
             terms.append(scale * weight * values[np.array(index)])

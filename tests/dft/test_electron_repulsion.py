@@ -19,7 +19,7 @@ from qmgen.dft.electron_repulsion import (
     electron_repulsion,
     plan_repulsion,
 )
-from qmgen.dft.hermite import hermite_coulomb, hermite_powers
+from qmgen.dft.hermite import hermite_coulomb, powers_up_to
 from qmgen.dft.integrals import two_electron_integrals
 from qmgen.dft.native_integrals import FEW
 from qmgen.dft.repulsion_class import hermite_coulomb_closed
@@ -178,7 +178,7 @@ def test_hermite_integrals_written_out_equal_those_by_recursion() -> None:
     F = boys(a * (x * x + y * y + z * z), order)
     recursion = hermite_coulomb(F, a, (x, y, z))
     scaled = [f * (-2 * a) ** n for n, f in enumerate(F)]
-    for powers in hermite_powers(order):
+    for powers in powers_up_to(order):
         closed = hermite_coulomb_closed(powers, scaled, (x, y, z))
         np.testing.assert_allclose(closed, recursion[powers], rtol=1e-12, atol=1e-11)
 

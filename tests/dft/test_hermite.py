@@ -11,7 +11,7 @@ from qmgen.dft.hermite import (
     cartesian_powers,
     expansion_coefficients,
     hermite_coulomb,
-    hermite_powers,
+    powers_up_to,
 )
 
 
@@ -54,7 +54,7 @@ def test_integrals_are_derivatives_of_the_lowest(tuv, R):
     x = [jnp.array([c]) for c in R]
     t = a * (x[0] ** 2 + x[1] ** 2 + x[2] ** 2)
     values = hermite_coulomb(boys(t, order), jnp.array([a]), tuple(x))
-    assert set(values) == set(hermite_powers(order))
+    assert set(values) == set(powers_up_to(order))
     with mpmath.workdps(60):
         exact = mpmath.diff(
             lambda *r: coulomb(r, a), tuple(mpmath.mpf(c) for c in R), tuv, h=mpmath.mpf(10) ** -7
@@ -89,4 +89,4 @@ def test_order_of_powers_is_that_of_cartesian_shells():
         (0, 1, 1),
         (0, 0, 2),
     ]
-    assert len(hermite_powers(6)) == 84
+    assert len(powers_up_to(6)) == 84
