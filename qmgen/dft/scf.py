@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.convergence import Course, course_start, evaluated, has_converged, unfinished
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
 from qmgen.dft.functionals import Functional
 from qmgen.dft.hamiltonian import (
@@ -23,10 +24,7 @@ from qmgen.dft.hamiltonian import (
     two_electron_near,
     two_electron_part,
 )
-from qmgen.units import EV_PER_HARTREE
 
-# QM1B judges convergence by the spread of this many last energies.
-_RECENT = 5
 # Orbital gradient, Hartree, down to which float32 serves as well as float64: its rounding leaves
 # 1e-4, and no molecule of the tests takes more cycles than in float64.
 SINGLE_PRECISION_GRADIENT = 1e-3
@@ -75,11 +73,7 @@ class _State(NamedTuple):
     fock_input: Float[Array, "nao nao"]
     extrapolated: Float[Array, "nao nao"]
     diis: DIISState
-    energy: Float[Array, ""]
-    energy_change: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    recent_energies: Float[Array, " recent"]
-    evaluations: Int[Array, ""]
+    course: Course
 
 
 def symmetric_orthogonaliser(
@@ -193,10 +187,10 @@ def solve_scf(
         gradient_norm = jnp.linalg.norm(error) / jnp.sqrt(2.0)
         # Damping takes over while the density is far from self-consistent, where DIIS' linear
         # model doesn't hold yet; the first Fock matrix has none to be mixed with.
-        damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
+        damped = jnp.where((gradient_norm > 0.1) & (state.course.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
         extrapolated, diis = diis_extrapolate(
-            state.diis, fock_input, error, jnp.maximum(state.evaluations - superseded, 0)
+            state.diis, fock_input, error, jnp.maximum(state.course.evaluations - superseded, 0)
         )
         virtual = S - 0.5 * S @ state.density @ S
         _, C = diagonalise(extrapolated + level_shift * virtual, X, real_orbital)
@@ -208,26 +202,8 @@ def solve_scf(
             fock_input=fock_input,
             extrapolated=extrapolated,
             diis=diis,
-            energy=energy,
-            energy_change=energy - state.energy,
-            gradient_norm=gradient_norm,
-            recent_energies=jnp.roll(state.recent_energies, -1).at[-1].set(energy),
-            evaluations=state.evaluations + 1,
+            course=evaluated(state.course, energy, gradient_norm),
         )
-
-    def below_thresholds(state: _State) -> Bool[Array, ""]:
-        # Rounding of a float32 energy's sums, up to 1e-3 Ha.
-        eps = jnp.finfo(jnp.float32).eps if config.precision == "float32" else 0.0
-        return (
-            jnp.abs(state.energy_change) < config.energy_tolerance + 8 * eps * jnp.abs(state.energy)
-        ) & (state.gradient_norm < config.gradient_tolerance)
-
-    def unfinished(state: _State) -> Bool[Array, ""]:
-        # The guess is evaluated first and is no cycle.
-        more = state.evaluations <= config.max_cycle
-        if config.criterion == "energy_change":
-            more &= ~below_thresholds(state) & ~jnp.isnan(state.energy)
-        return more
 
     def cycles(
         state: _State,
@@ -241,7 +217,6 @@ def solve_scf(
         return jax.lax.while_loop(more, cycle, state)
 
     zeros = jnp.zeros_like(overlap)
-    infinite = jnp.asarray(jnp.inf)
     initial_density = (initial_orbitals * initial_occupation) @ initial_orbitals.T
     superseded = (~is_idempotent(0.5 * initial_density, S)).astype(jnp.int32)
     start_two_electron = partial(two_electron_part, functional, single or hamiltonian)
@@ -252,39 +227,33 @@ def solve_scf(
         fock_input=zeros,
         extrapolated=zeros,
         diis=diis_start(config.diis_space, zeros),
-        energy=jnp.zeros(()),
-        energy_change=infinite,
-        gradient_norm=infinite,
-        recent_energies=jnp.full((_RECENT,), jnp.nan),
-        evaluations=jnp.asarray(0, jnp.int32),
+        course=course_start(),
     )
     if single is None:
         final = cycles(
-            state, unfinished, start_two_electron, partial(fock_and_energy, functional, hamiltonian)
+            state,
+            lambda state: unfinished(config, state.course),
+            start_two_electron,
+            partial(fock_and_energy, functional, hamiltonian),
         )
     else:
         final = _cycles_with_single_precision(
-            config, functional, hamiltonian, single, state, unfinished, advance, cycles
+            config, functional, hamiltonian, single, state, advance, cycles
         )
     # A level shift is no part of the result.
     mo_energy, C = diagonalise(final.extrapolated, X, real_orbital)
-
-    # Runs shorter than the window judge by the energies there are.
-    std_ev = jnp.nanstd(final.recent_energies) * EV_PER_HARTREE
-    if config.criterion == "energy_change":
-        converged = below_thresholds(final)
-    else:
-        gap = mo_energy[noccupied] - mo_energy[noccupied - 1]
-        converged = (std_ev < config.energy_std_tol_ev) & (gap != 0)
+    converged = has_converged(config, final.course)
+    if config.criterion == "energy_std":
+        converged &= mo_energy[noccupied] != mo_energy[noccupied - 1]
     return SCFResult(
-        energy=final.energy,
+        energy=final.course.energy,
         mo_energy=mo_energy,
         density=closed_shell_density(occupied_orbitals(C, noccupied, nslot)),
         fock=final.extrapolated,
-        converged=converged & jnp.isfinite(final.energy),
-        iterations=final.evaluations - 1,
-        energy_change=final.energy_change,
-        std_ev=std_ev,
+        converged=converged,
+        iterations=final.course.evaluations - 1,
+        energy_change=final.course.energy_change,
+        std_ev=final.course.std_ev,
     )
 
 
@@ -294,7 +263,6 @@ def _cycles_with_single_precision(
     hamiltonian: Hamiltonian,
     single: Hamiltonian,
     state: _State,
-    unfinished: Callable[[_State], Bool[Array, ""]],
     advance: Callable[[_State, Array, Array, _TwoElectron], _State],
     cycles: Callable[[_State, Callable[[_State], Array], _TwoElectron, _Build], _State],
 ) -> _State:
@@ -305,9 +273,9 @@ def _cycles_with_single_precision(
 
     def coarse(state: _State) -> Bool[Array, ""]:
         # One cycle is left for float64.
-        more = unfinished(state) & (state.evaluations < config.max_cycle)
+        more = unfinished(config, state.course) & (state.course.evaluations < config.max_cycle)
         if config.precision == "mixed":
-            more &= state.gradient_norm > SINGLE_PRECISION_GRADIENT
+            more &= state.course.gradient_norm > SINGLE_PRECISION_GRADIENT
         return more
 
     state = cycles(
@@ -328,7 +296,7 @@ def _cycles_with_single_precision(
 
         def near(state: _State) -> Bool[Array, ""]:
             change = jnp.max(jnp.abs(state.density - reference.density))
-            return unfinished(state) & (change < _LARGEST_CHANGE)
+            return unfinished(config, state.course) & (change < _LARGEST_CHANGE)
 
         return cycles(
             state,
@@ -342,7 +310,7 @@ def _cycles_with_single_precision(
 
     def again(carry: tuple[_State, Bool[Array, ""]]) -> Bool[Array, ""]:
         # Thresholds that float32 meets as well don't spare the build in float64.
-        return ~carry[1] | unfinished(carry[0])
+        return ~carry[1] | unfinished(config, carry[0].course)
 
     def once_more(carry: tuple[_State, Bool[Array, ""]]) -> tuple[_State, Bool[Array, ""]]:
         return rebuild(carry[0]), jnp.asarray(True)

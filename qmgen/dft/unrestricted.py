@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.convergence import Course, course_start, evaluated, has_converged, unfinished
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
 from qmgen.dft.factorised import exchange, spin_coulomb_exchange
 from qmgen.dft.functionals import Functional
@@ -26,10 +27,6 @@ from qmgen.dft.scf import (
 )
 from qmgen.dft.two_electron import two_electron_matrix
 from qmgen.errors import UnsupportedMoleculeError
-from qmgen.units import EV_PER_HARTREE
-
-# QM1B judges convergence by the spread of this many last energies.
-_RECENT = 5
 
 BothSpins = Float[Array, "2 nao nao"]
 
@@ -72,11 +69,7 @@ class _State(NamedTuple):
     two_electron: BothSpins
     fock_input: BothSpins
     diis: DIISState
-    energy: Float[Array, ""]
-    energy_change: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    recent_energies: Float[Array, " recent"]
-    evaluations: Int[Array, ""]
+    course: Course
 
 
 def spin_occupations(nelectron: int, spin: int) -> tuple[int, int]:
@@ -225,13 +218,13 @@ def solve_unrestricted(
         error = commutators(fock, state.density)
         gradient_norm = jnp.linalg.norm(error) / jnp.sqrt(2.0)
         # As for closed shells: only far from self-consistency, and not at the first Fock matrix.
-        damped = jnp.where((gradient_norm > 0.1) & (state.evaluations > 0), damping, 0.0)
+        damped = jnp.where((gradient_norm > 0.1) & (state.course.evaluations > 0), damping, 0.0)
         fock_input = (1 - damped) * fock + damped * state.fock_input
         extrapolated, diis = diis_extrapolate(
             state.diis,
             below_each_other(fock_input),
             below_each_other(error),
-            jnp.maximum(state.evaluations - superseded, 0),
+            jnp.maximum(state.course.evaluations - superseded, 0),
         )
         virtual = S - S @ state.density @ S
         _, C = of_each(extrapolated.reshape(2, nao, nao) + level_shift * virtual, X, real_orbital)
@@ -241,31 +234,14 @@ def solve_unrestricted(
             two_electron=spin_two_electron_part(functional, hamiltonian, occupied, once),
             fock_input=fock_input,
             diis=diis,
-            energy=energy,
-            energy_change=energy - state.energy,
-            gradient_norm=gradient_norm,
-            recent_energies=jnp.roll(state.recent_energies, -1).at[-1].set(energy),
-            evaluations=state.evaluations + 1,
+            course=evaluated(state.course, energy, gradient_norm),
         )
-
-    def below_thresholds(state: _State) -> Bool[Array, ""]:
-        noise = 8 * jnp.finfo(jnp.float64).eps * jnp.abs(state.energy)
-        return (jnp.abs(state.energy_change) < config.energy_tolerance + noise) & (
-            state.gradient_norm < config.gradient_tolerance
-        )
-
-    def unfinished(state: _State) -> Bool[Array, ""]:
-        # The guess is evaluated first and is no cycle.
-        more = state.evaluations <= config.max_cycle
-        if config.criterion == "energy_change":
-            more &= ~below_thresholds(state) & ~jnp.isnan(state.energy)
-        return more
 
     zeros = jnp.zeros((2, nao, nao))
     initial_density = density_matrices(initial_orbitals, initial_occupation)
     superseded = (~is_idempotent(initial_density, S)).astype(jnp.int32)
     final = jax.lax.while_loop(
-        unfinished,
+        lambda state: unfinished(config, state.course),
         cycle,
         _State(
             density=initial_density,
@@ -274,31 +250,21 @@ def solve_unrestricted(
             ),
             fock_input=zeros,
             diis=diis_start(config.diis_space, below_each_other(zeros)),
-            energy=jnp.zeros(()),
-            energy_change=jnp.asarray(jnp.inf),
-            gradient_norm=jnp.asarray(jnp.inf),
-            recent_energies=jnp.full((_RECENT,), jnp.nan),
-            evaluations=jnp.asarray(0, jnp.int32),
+            course=course_start(),
         ),
     )
     density = final.density
     fock, energy = spin_fock_and_energy(functional, hamiltonian, density, final.two_electron)
     mo_energy, _ = of_each(fock, X, real_orbital)
-    # Runs shorter than the window judge by the energies there are.
-    std_ev = jnp.nanstd(final.recent_energies) * EV_PER_HARTREE
-    if config.criterion == "energy_change":
-        converged = below_thresholds(final)
-    else:
-        converged = std_ev < config.energy_std_tol_ev
     result = SCFResult(
         energy=energy,
         mo_energy=mo_energy[0],
         density=density[0] + density[1],
         fock=fock[0],
-        converged=converged & jnp.isfinite(energy),
-        iterations=final.evaluations - 1,
-        energy_change=final.energy_change,
-        std_ev=std_ev,
+        converged=has_converged(config, final.course),
+        iterations=final.course.evaluations - 1,
+        energy_change=final.course.energy_change,
+        std_ev=final.course.std_ev,
     )
     return result, SpinResult(
         mo_energy_beta=mo_energy[1],
