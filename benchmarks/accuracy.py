@@ -22,6 +22,7 @@ from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
 from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.functionals import FUNCTIONAL_NAMES
 from qmgen.dft.interop import pyscf_calculation
+from qmgen.dft.process_memory import forget_programs
 from qmgen.molecules import ConformerConfig, Molecule, embed_conformers, molecule_from_smiles
 from qmgen.units import BOHR_PER_ANGSTROM, DEBYE_PER_ATOMIC_UNIT
 
@@ -134,6 +135,7 @@ def main() -> None:
     print("| molecule | basis | functional | cycles | " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * (4 + len(COLUMNS)))
     for combination in combinations():
+        forget_programs()
         for precision, row in compare(combination):
             errors[precision].append(row)
             c = combination

@@ -2,6 +2,9 @@
 
 import ctypes
 import sys
+from pathlib import Path
+
+import jax
 
 # Of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -22,3 +25,24 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 2**26)
+
+
+def forget_programs(most_maps: int | None = None) -> None:
+    """Let go of all compiled programs once they are too many for this process.
+
+    A program takes a hundred memory maps or more. Past the number that Linux allows a process, the
+    compiler takes the process down: after some hundred molecules of different sizes. Programs that
+    are needed again come from JAX's cache on disk. Where the system isn't Linux nothing happens.
+
+    Parameters
+    ----------
+    most_maps
+        Number of memory maps; by default half of those that are allowed.
+    """
+    if sys.platform != "linux":
+        return
+    if most_maps is None:
+        most_maps = int(Path("/proc/sys/vm/max_map_count").read_text()) // 2
+    with open("/proc/self/maps", "rb") as maps:
+        if sum(1 for _ in maps) > most_maps:
+            jax.clear_caches()

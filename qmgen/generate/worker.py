@@ -16,7 +16,7 @@ from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
-from qmgen.dft.process_memory import keep_freed_memory
+from qmgen.dft.process_memory import forget_programs, keep_freed_memory
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
 from qmgen.generate.plan import Batch, Slice
@@ -59,7 +59,11 @@ def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledS
     A molecule that can't be embedded or labelled becomes a `Failure`; the others go on.
     """
     prepare_process(threads)
-    return [_label_slice(part, config) for part in batch.slices]
+    results = []
+    for part in batch.slices:
+        forget_programs()
+        results.append(_label_slice(part, config))
+    return results
 
 
 @lru_cache(maxsize=4)
