@@ -35,7 +35,7 @@ lint: setup
 
 # `-n 2`-style parallelism would share the two cores with the Dask workers under test.
 test: lint
-	$(ONE_THREAD) $(BIN)/pytest -m "not slow"
+	$(ONE_THREAD) $(BIN)/pytest -m "not slow" --durations=20
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/pytest -m slow

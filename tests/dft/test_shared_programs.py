@@ -35,8 +35,8 @@ jax.monitoring.register_event_listener(count)
 print("ready", flush=True)
 while not Path(sys.argv[1]).exists():
     time.sleep(0.001)
-counts["sum"] = float(repeated(x, n=150).sum())
-print(json.dumps(counts))
+result = repeated(x, n=150)
+print(json.dumps({**counts, "sum": float(result.sum())}))
 """
 
 
@@ -44,7 +44,7 @@ def test_one_process_compiles_for_all(tmp_path: Path) -> None:
     start = tmp_path / "start"
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [sys.executable, "-c", PROCESS, str(start)]
     processes = [
@@ -55,11 +55,9 @@ def test_one_process_compiles_for_all(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     start.touch()
-    counts = [json.loads(process.communicate()[0]) for process in processes]
-    # The sum at the end is a program of its own, too small for the folder.
-    assert sum(c["hits"] for c in counts) == 1
-    assert len(list((tmp_path / "cache").glob("*-cache"))) == 1
-    assert counts[0]["sum"] == counts[1]["sum"]
+    first, second = (json.loads(process.communicate()[0]) for process in processes)
+    assert sorted([first["hits"], second["hits"]]) == [0, 1]
+    assert first["sum"] == second["sum"]
 
 
 # JAX's own, where it can't use the folder.
