@@ -19,7 +19,7 @@ MOLECULES = Path(__file__).parent / "data" / "gdb9.smi"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, default=MOLECULES)
-    parser.add_argument("--molecules", type=int, default=32)
+    parser.add_argument("--molecules", type=int, default=24)
     parser.add_argument("--conformers", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="mixed")
