@@ -36,9 +36,8 @@ def test_labels_equal_pyscf(smiles: str, basis: str) -> None:
     np.testing.assert_allclose(labels.orbital_energies[0], reference.mo_energy, atol=5e-6)
 
 
-@pytest.mark.parametrize(
-    ("smiles", "spin"), [("[CH3]", 1), pytest.param("O", 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("smiles", "spin"), [("[CH3]", 1), ("O", 0)])
 def test_cholesky_vectors_of_both_operators_give_the_same_labels(smiles: str, spin: int) -> None:
     z, positions, _ = embed(smiles)
     config = DFTConfig(functional="wb97x", basis="sto-3g", grid_level=0)
