@@ -30,9 +30,9 @@ def keep_freed_memory() -> None:
 def forget_programs(most_maps: int | None = None) -> None:
     """Let go of all compiled programs once they are too many for this process.
 
-    A program takes a hundred memory maps or more. Past the number that Linux allows a process, the
-    compiler takes the process down: after some hundred molecules of different sizes. Programs that
-    are needed again come from JAX's cache on disk. Where the system isn't Linux nothing happens.
+    A molecule of a new size takes hundreds of memory maps. Past the number that Linux allows a
+    process, the compiler takes it down: `make accuracy` after 80 of its 113 combinations. Programs
+    that are needed again come from JAX's cache on disk. Where the system isn't Linux nothing happens.
 
     Parameters
     ----------

@@ -68,8 +68,8 @@ def _compile_in_turn(program: Any, *args: Any, **kwargs: Any) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except (OSError, NotImplementedError):
-        # A folder that can't be written to or locked in, or a compiler that hangs elsewhere: what
-        # is lost is time only.
+        # A folder that can't be written to, a file system without locks (NotImplementedError), or a
+        # compiler that hangs elsewhere (a Timeout is an OSError): what is lost is time only.
         lowered.compile()
         return
     try:

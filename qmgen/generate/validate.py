@@ -109,7 +109,8 @@ def validate(
     tolerances
         By default those of `default_tolerances`.
     workers
-        Processes of one thread each, when more than one.
+        Processes of one thread each, when more than one; they are spawned, so a script that asks
+        for them needs ``if __name__ == "__main__":``.
     progress
         Called with the number of conformers done.
 
