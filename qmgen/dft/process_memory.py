@@ -32,7 +32,7 @@ def forget_programs(most_maps: int | None = None) -> None:
 
     A molecule of a new size takes hundreds of memory maps. Past the number that Linux allows a
     process, the compiler takes it down: `make accuracy` after 80 of its 113 combinations. Programs
-    that are needed again come from JAX's cache on disk. Where the system isn't Linux nothing happens.
+    that are needed again come from JAX's cache on disk. On other systems nothing happens.
 
     Parameters
     ----------
