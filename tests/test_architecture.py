@@ -44,7 +44,8 @@ CONFINED = {
     "pyarrow": {"dataset"},
     "typer": {"cli"},
     "pyscf": {"dft", "generate"},
-    "jax": {"dft", "generate", "efficiency"},
+    "e3nn": {"training"},
+    "jax": {"dft", "generate", "training", "efficiency"},
 }
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 from qmgen.dft.basis import build_basis
 from qmgen.dft.basis_file import basis_title
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.conformer_hamiltonian import BuiltHamiltonian, build_hamiltonian
 from qmgen.dft.conformer_labels import ConformerLabels, RawLabels, RawSpin, unpad
 from qmgen.dft.functionals import get_functional
-from qmgen.dft.grid_orbitals import place_orbitals
 from qmgen.dft.hamiltonian import Hamiltonian
 from qmgen.dft.integrals import IntegralEngine
 from qmgen.dft.precision import double_precision
@@ -26,21 +26,10 @@ from qmgen.dft.program_arrays import (
     first_orbitals,
     molecule_tables,
 )
-from qmgen.dft.properties import (
-    dipole_moment,
-    mulliken_charges,
-    nuclear_repulsion,
-    quadrupole_moment,
-)
-from qmgen.dft.range_separation import spin_supermatrix, total_supermatrix
+from qmgen.dft.properties import dipole_moment, mulliken_charges, quadrupole_moment
 from qmgen.dft.scf import solve_scf, symmetric_orthogonaliser
 from qmgen.dft.shared_programs import shared_program
-from qmgen.dft.sizes import (
-    GRID_BLOCK,
-    check_memory,
-    default_engine,
-    shape_of,
-)
+from qmgen.dft.sizes import check_memory, default_engine, shape_of
 from qmgen.dft.unrestricted import (
     SpinHamiltonian,
     solve_unrestricted,
@@ -53,9 +42,6 @@ from qmgen.dft.warm_start import (
     with_solved,
 )
 from qmgen.errors import UnsupportedMoleculeError
-
-# Hamiltonians of a batch, and those of builds in float32 where others are in float64.
-_Built = tuple[Hamiltonian | SpinHamiltonian, Hamiltonian | None]
 
 
 def label_conformers(
@@ -216,8 +202,11 @@ def _replace_rows(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np
 
 
 def _label_batch(
-    config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays, storage: _Built | None
-) -> tuple[RawLabels, _Built]:
+    config: DFTConfig,
+    tables: MoleculeTables,
+    batch: ConformerArrays,
+    storage: BuiltHamiltonian | None,
+) -> tuple[RawLabels, BuiltHamiltonian]:
     """Labels of a batch, and what the next batch may write its Hamiltonians over."""
     if storage is None:
         needed = jax.eval_shape(partial(_build_batch, config), tables, batch, None)
@@ -228,7 +217,7 @@ def _label_batch(
     return _solve_batch(config, tables, rest, *built), _reusable(built)
 
 
-def _reusable(built: _Built) -> _Built:
+def _reusable(built: BuiltHamiltonian) -> BuiltHamiltonian:
     """The arrays of Hamiltonians whose sizes are those of every batch."""
     hamiltonian, single = built
     if single is not None:
@@ -241,9 +230,12 @@ def _reusable(built: _Built) -> _Built:
 # a batch's Hamiltonians take the place of those of the batch before, which is donated.
 @shared_program(static_argnums=0, donate_argnums=3, keep_unused=True)
 def _build_batch(
-    config: DFTConfig, tables: MoleculeTables, batch: ConformerArrays, storage: _Built | None
-) -> _Built:
-    return _map_batch(partial(_build_one, config, tables), batch)
+    config: DFTConfig,
+    tables: MoleculeTables,
+    batch: ConformerArrays,
+    storage: BuiltHamiltonian | None,
+) -> BuiltHamiltonian:
+    return _map_batch(partial(build_hamiltonian, config, tables), batch)
 
 
 @shared_program(static_argnums=0)
@@ -266,57 +258,6 @@ def _map_batch(one: Callable[..., Any], *batch: Any) -> Any:
         return jax.vmap(one)(*batch)
     alone = one(*jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), batch))
     return jax.tree.map(lambda leaf: leaf[None], alone)
-
-
-def _build_one(config: DFTConfig, tables: MoleculeTables, conformer: ConformerArrays) -> _Built:
-    functional = get_functional(config.functional)
-    closed = not tables.noccupied.ndim
-    # Factors keep a build in float64, as their sums are longer.
-    single_only = closed and config.precision == "float32" and conformer.eri is not None
-    dtype = jnp.float32 if single_only else jnp.float64
-    eri, eri_long_range = (
-        None if integrals is None else integrals.astype(dtype)
-        for integrals in (conformer.eri, conformer.eri_long_range)
-    )
-    nao = conformer.hcore.shape[0]
-    long_range = conformer.factors_long_range if eri is None else eri_long_range
-    if functional.long_range_exchange and long_range is None:
-        raise ValueError(
-            f"{functional.name} needs integrals of erf(ω r)/r, which the integral engine lacks: "
-            "use qmgen.dft.range_separation.range_separated_engine"
-        )
-    total = None if eri is None else total_supermatrix(functional, eri, eri_long_range, nao)
-    orbitals = (
-        None
-        if tables.grid is None
-        else place_orbitals(tables.orbitals, tables.grid, conformer.positions, GRID_BLOCK, dtype)
-    )
-    repulsion = nuclear_repulsion(tables.charges, conformer.positions)
-    if not closed:
-        of_spins = SpinHamiltonian(
-            hcore=conformer.hcore,
-            total_supermatrix=total,
-            spin_supermatrix=None
-            if eri is None
-            else spin_supermatrix(functional, eri, eri_long_range, nao),
-            factors=conformer.factors,
-            factors_long_range=conformer.factors_long_range,
-            orbitals=orbitals,
-            nuclear_repulsion=repulsion,
-        )
-        return of_spins, None
-    hamiltonian = Hamiltonian(
-        hcore=conformer.hcore,
-        supermatrix=total,
-        factors=conformer.factors,
-        orbitals=orbitals,
-        nuclear_repulsion=repulsion,
-        factors_long_range=conformer.factors_long_range,
-    )
-    if config.precision == "float64":
-        return hamiltonian, None
-    single = hamiltonian.in_single_precision()
-    return (single, None) if single_only else (hamiltonian, single)
 
 
 def _label_one(
