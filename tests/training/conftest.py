@@ -31,9 +31,17 @@ def provenance(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def write(tmp_path_factory, provenance):
-    def _write(records, fractions=(0.7, 0.15, 0.15)):
+    def _write(records, fractions=(0.7, 0.15, 0.15), optional_labels=()):
         path = tmp_path_factory.mktemp("data") / "store"
-        write_store(path, records, (), provenance, split_seed=3, split_fractions=fractions)
+        write_store(
+            path,
+            records,
+            (),
+            provenance,
+            split_seed=3,
+            split_fractions=fractions,
+            optional_labels=optional_labels,
+        )
         return path
 
     return _write
@@ -43,6 +51,12 @@ def write(tmp_path_factory, provenance):
 def store(write):
     """80 molecules of four conformers."""
     return write([molecule(i) for i in range(80)])
+
+
+@pytest.fixture(scope="session")
+def force_store(write):
+    """40 molecules of four conformers, with forces and dipoles."""
+    return write([molecule(i, pairs=True) for i in range(40)], optional_labels=("forces",))
 
 
 @pytest.fixture(scope="session")
