@@ -39,9 +39,7 @@ def describe_model(model: PropertyModel, versions: dict[str, str]) -> dict[str, 
     }
 
 
-def save_model(
-    path: Path, weights: dict[str, torch.Tensor], model: PropertyModel, versions: dict[str, str]
-) -> None:
+def save_model(path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
     """Write a model that stands alone, in one go.
 
     Parameters
@@ -50,12 +48,10 @@ def save_model(
         File to write or replace.
     weights : dict of str to Tensor
         What the model is to have: its own state or an average of it.
-    model : PropertyModel
-        All but the weights.
-    versions : dict of str to str
-        Versions of the packages that trained it.
+    description : dict
+        All but the weights, as `describe_model` gives it.
     """
-    content = {"state_dict": weights, KEY: describe_model(model, versions)}
+    content = {"state_dict": weights, KEY: description}
     write_in_one_go(path, lambda part: torch.save(content, part))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -10,11 +10,21 @@ from pytorch_lightning.callbacks import Checkpoint
 from qmgen.training.checkpoint import save_model, write_in_one_go
 from qmgen.training.ema import MovingAverage
 from qmgen.training.learning_curve import append_row
-from qmgen.training.task import VALIDATION_ERROR, PropertyTask
+from qmgen.training.task import VALIDATION_ERROR
 
 MODEL_FILE = "model.ckpt"
 STATE_FILE = "last.ckpt"
 METRICS_FILE = "metrics.csv"
+
+
+class RecordedTask(Protocol):
+    """What a `Recorder` asks a task for: see `qmgen.training.task.PropertyTask`."""
+
+    model: Any
+    errors: dict[str, float]
+
+    def description(self) -> dict[str, Any]:
+        """Give what the model is, all but its weights."""
 
 
 class Recorder(Checkpoint):
@@ -27,8 +37,6 @@ class Recorder(Checkpoint):
     ----------
     out : Path
         Folder to write to.
-    versions : dict of str to str
-        Versions of packages, for the model.
     average : MovingAverage, optional
         Whose weights to keep instead of the model's own.
 
@@ -44,11 +52,8 @@ class Recorder(Checkpoint):
         Whether there is nothing left to train.
     """
 
-    def __init__(
-        self, out: Path, versions: dict[str, str], average: MovingAverage | None = None
-    ) -> None:
+    def __init__(self, out: Path, average: MovingAverage | None = None) -> None:
         self._out = out
-        self._versions = versions
         self._average = average
         self.best_error = math.inf
         self.best_epoch = 0
@@ -56,7 +61,7 @@ class Recorder(Checkpoint):
         self.steps = 0
         self.finished = False
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PropertyTask) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: RecordedTask) -> None:
         """Take down an epoch."""
         self.epochs, self.steps = trainer.current_epoch + 1, trainer.global_step
         rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -66,7 +71,7 @@ class Recorder(Checkpoint):
             self.best_error = pl_module.errors[VALIDATION_ERROR]
             self.best_epoch = self.epochs
             source = self._average.average.module if self._average else pl_module.model
-            save_model(self._out / MODEL_FILE, source.state_dict(), pl_module.model, self._versions)
+            save_model(self._out / MODEL_FILE, source.state_dict(), pl_module.description())
         # No later epoch is better than one that is not finite.
         config = pl_module.model.config
         trainer.should_stop = (

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from qmgen.errors import ConfigError, InputError, StoreMismatchError
 from qmgen.training.checkpoint import KEY, read_checkpoint
-from qmgen.training.config import TrainConfig
 from qmgen.training.recorder import MODEL_FILE, STATE_FILE, Recorder
 
 CONFIG_FILE = "config.json"
@@ -32,14 +33,14 @@ class Unfinished:
     initial: dict[str, Any] | None
 
 
-def find_unfinished(out: Path, config: TrainConfig, origin: dict[str, Any]) -> Unfinished | None:
+def find_unfinished(out: Path, config: BaseModel, origin: dict[str, Any]) -> Unfinished | None:
     """Look for a training of this configuration on this store.
 
     Parameters
     ----------
     out : Path
         Output folder, which may not exist.
-    config : TrainConfig
+    config : TrainConfig or HamiltonianConfig
         What is to be trained.
     origin : dict
         What the training set is, as in a checkpoint.
@@ -76,10 +77,10 @@ def find_unfinished(out: Path, config: TrainConfig, origin: dict[str, Any]) -> U
     return Unfinished(state, content["callbacks"][Recorder.__name__], description["initial"])
 
 
-def _check_config(out: Path, config: TrainConfig) -> None:
+def _check_config(out: Path, config: BaseModel) -> None:
     path = out / CONFIG_FILE
     try:
-        before = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        before = type(config).model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{out} has an interrupted training and {path.name} can't be read ({error}); choose "

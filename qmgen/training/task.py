@@ -105,9 +105,13 @@ class PropertyTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def description(self) -> dict[str, Any]:
+        """Give what the model is, all but its weights."""
+        return describe_model(self.model, self._versions)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the model is, and what Lightning does not keep of the state."""
-        checkpoint[KEY] = describe_model(self.model, self._versions)
+        checkpoint[KEY] = self.description()
         checkpoint[_STATE] = {
             "plateau": None if self._plateau is None else self._plateau.state_dict(),
             "generator": torch.get_rng_state(),

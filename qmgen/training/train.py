@@ -1,13 +1,7 @@
 """From a store to a trained model: one call."""
 
-import logging
 import os
-import signal
 import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +18,7 @@ from qmgen.training.config import TrainConfig
 from qmgen.training.data import ConformerDataModule
 from qmgen.training.ema import MovingAverage
 from qmgen.training.fine_tuning import copy_weights, load_initial
+from qmgen.training.interruption import interruptible, quiet_lightning
 from qmgen.training.learning_curve import keep_epochs, plot_learning_curve, read_rows
 from qmgen.training.model import PropertyModel, build_model
 from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
@@ -33,13 +28,6 @@ from qmgen.training.targets import Target
 from qmgen.training.task import PropertyTask
 
 _PACKAGES = ("qmgen", "torch", "schnetpack", "pytorch-lightning", "numpy")
-# What is meant to be so here, and a deprecated function of torch that Lightning calls.
-_EXPECTED_WARNINGS = (
-    ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*available but not used.*",
-    ".*isinstance.treespec, LeafSpec.. is deprecated.*",
-)
 
 
 def train_model(
@@ -87,19 +75,19 @@ def train_model(
     origin = _origin(dataset)
     unfinished = find_unfinished(out, config, origin)
     data = ConformerDataModule(dataset, config)
-    with _quiet_lightning(), torch.random.fork_rng():
+    with quiet_lightning(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = _new_model(config, data, origin, unfinished)
         _prepare(out, config, unfinished)
         versions = package_versions(_PACKAGES)
         average = MovingAverage(config.ema_decay) if config.ema_decay else None
-        recorder = Recorder(out, versions, average)
+        recorder = Recorder(out, average)
         trainer = _trainer(config, out, recorder, average, streamed=data.streamed)
         task = PropertyTask(model, versions)
         if unfinished is not None:
             recorder.load_state_dict(unfinished.recorded)
         if not recorder.finished:
-            with _interruptible(trainer):
+            with interruptible(trainer):
                 trainer.fit(
                     task,
                     datamodule=data,
@@ -154,7 +142,7 @@ def _finish(
 ) -> TrainResult:
     model = task.model
     model.load_state_dict(load_model(out / MODEL_FILE).state_dict())
-    with _interruptible(trainer):
+    with interruptible(trainer):
         trainer.test(task, datamodule=data, verbose=False)
     rows = read_rows(out / METRICS_FILE)
     best = rows[recorder.best_epoch - 1]
@@ -230,39 +218,3 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "created": metadata.created,
         "split": metadata.split.model_dump(mode="json"),
     }
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's greetings, and warnings of what is meant to be so."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for message in _EXPECTED_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Turn what Lightning makes of Ctrl-C back into a `KeyboardInterrupt`.
-
-    It exits the process or returns as if nothing had happened, depending on its release, and
-    ignores later interrupts for good.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if trainer.state.status == "interrupted":
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-    if trainer.state.status == "interrupted":
-        raise KeyboardInterrupt

@@ -1,24 +1,29 @@
 """Conformers in the form that a network of Hamiltonians reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 from jaxtyping import Array, Float, Int
 from schnetpack import properties
-from schnetpack.transform import MatScipyNeighborList
 
 from qmgen.dft.basis import build_basis
 from qmgen.dft.config import DFTConfig
-from qmgen.dft.kohn_sham_problem import KohnShamProblem, kohn_sham_problems
+from qmgen.dft.kohn_sham_problem import (
+    KohnShamProblem,
+    energy_of_orbitals,
+    kohn_sham_problems,
+)
+from qmgen.dft.label import label_conformers
 from qmgen.dft.orbital_projection import orbitals_of_hamiltonian
 from qmgen.dft.precision import double_precision
 from qmgen.dft.scf import closed_shell_density
+from qmgen.dft.shared_programs import shared_program
+from qmgen.training.hamiltonian.orbital_layout import OrbitalSlots, slot_places
 from qmgen.training.inputs import Inputs, collate, structure_inputs
-from qmgen.training.orbital_layout import OrbitalSlots, slot_places
+from qmgen.training.neighbors import NeighborList
 from qmgen.units import ANGSTROM_PER_BOHR
 
 N_MATRICES = 3
@@ -40,12 +45,23 @@ class Conformer:
         orbitals, and that of the atoms.
     problem : KohnShamProblem
         Its energy.
+    guess_energy : float
+        Of the guess' orbitals, Hartree.
+    fock_change : Float32[nao, nao] or None
+        Self-consistent Hamiltonian less that of the guess, if it is labelled, Hartree.
     """
 
     inputs: Inputs
     places: Int[torch.Tensor, " nao"]
     given: Float[torch.Tensor, "matrix nao nao"]
     problem: KohnShamProblem
+    guess_energy: float
+    fock_change: Float[torch.Tensor, "nao nao"] | None
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.inputs[properties.Z])
 
 
 def conformers_of(
@@ -53,10 +69,14 @@ def conformers_of(
     positions: Float[np.ndarray, "nconf nat 3"],
     config: DFTConfig,
     slots: OrbitalSlots,
-    neighbor_list: MatScipyNeighborList,
+    neighbor_list: NeighborList,
     charge: int = 0,
+    *,
+    labelled: bool = False,
 ) -> list[Conformer]:
     """Compute the integrals of a molecule's conformers and arrange them for a network.
+
+    A conformer whose guess has no finite energy, or whose label did not converge, is left out.
 
     Parameters
     ----------
@@ -72,6 +92,8 @@ def conformers_of(
         Finds the neighbours.
     charge
         Of the molecule, elementary charges.
+    labelled
+        Whether to solve the SCF of each conformer, too.
 
     Raises
     ------
@@ -81,22 +103,35 @@ def conformers_of(
     basis = build_basis(atomic_numbers, config.basis, config.cartesian)
     places = torch.from_numpy(slot_places(basis, slots))
     problems = kohn_sham_problems(atomic_numbers, positions, config, charge=charge)
+    labels = None
+    if labelled:
+        labels = label_conformers(atomic_numbers, positions, config, charge=charge)
     conformers = []
-    for problem, place in zip(problems, positions, strict=True):
+    for i, problem in enumerate(problems):
         with double_precision():
-            given = np.asarray(_given(problem))[:, : basis.nao, : basis.nao]
-        inputs = structure_inputs(atomic_numbers, place * ANGSTROM_PER_BOHR, neighbor_list)
-        conformers.append(Conformer(inputs, places, torch.from_numpy(given.copy()), problem))
+            matrices, energy = _given(problem)
+        if not np.isfinite(energy) or (labels is not None and not labels.converged[i]):
+            continue
+        given = torch.from_numpy(np.array(matrices[:, : basis.nao, : basis.nao]))
+        change = None
+        if labels is not None:
+            X = np.asarray(problem.orthogonaliser)[: basis.nao, : basis.nao]
+            guess = np.asarray(problem.guess)[: basis.nao, : basis.nao]
+            change = torch.from_numpy((X @ labels.fock[i] @ X - guess).astype(np.float32))
+        inputs = structure_inputs(atomic_numbers, positions[i] * ANGSTROM_PER_BOHR, neighbor_list)
+        conformers.append(Conformer(inputs, places, given, problem, float(energy), change))
     return conformers
 
 
-@jax.jit
-def _given(problem: KohnShamProblem) -> Float[Array, "matrix nao nao"]:
+@shared_program()
+def _given(
+    problem: KohnShamProblem,
+) -> tuple[Float[Array, "matrix nao nao"], Float[Array, ""]]:
     orbitals = orbitals_of_hamiltonian(
         problem.guess, problem.nslot, problem.noccupied, problem.real_orbital
     )
     matrices = (problem.guess, closed_shell_density(orbitals), problem.guess_density)
-    return jnp.stack(matrices).astype(jnp.float32)
+    return jnp.stack(matrices).astype(jnp.float32), energy_of_orbitals(problem, orbitals)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,38 +146,44 @@ class ConformerBatch:
         Atoms of each pair, counted through the batch.
     given : Float32[pair, N_MATRICES, slot, slot]
         Blocks of the matrices that are given.
-    n_atoms : tuple of int
-        Of each conformer.
-    places : tuple of Int64[nao]
-        Of each conformer.
+    conformers : tuple of Conformer
+        The conformers themselves.
     """
 
     inputs: Inputs
     row_atom: Int[torch.Tensor, " pair"]
     column_atom: Int[torch.Tensor, " pair"]
     given: Float[torch.Tensor, "pair matrix slot slot"]
-    n_atoms: tuple[int, ...]
-    places: tuple[Int[torch.Tensor, " nao"], ...]
+    conformers: tuple[Conformer, ...]
+
+    def to(self, device: torch.device) -> "ConformerBatch":
+        """The same with what the network reads on a device."""
+        return replace(
+            self,
+            inputs={name: values.to(device) for name, values in self.inputs.items()},
+            row_atom=self.row_atom.to(device),
+            column_atom=self.column_atom.to(device),
+            given=self.given.to(device),
+        )
 
 
 def batch_of(conformers: Sequence[Conformer], slots: OrbitalSlots) -> ConformerBatch:
     """Put conformers side by side."""
-    n_atoms: list[int] = []
     rows, columns, given = [], [], []
+    first = 0
     for conformer in conformers:
-        first, n = sum(n_atoms), len(conformer.inputs[properties.Z])
+        n = conformer.n_atoms
         atoms = torch.arange(first, first + n)
         rows.append(atoms.repeat_interleave(n))
         columns.append(atoms.repeat(n))
         given.append(matrix_blocks(conformer.given, conformer.places, n, slots))
-        n_atoms.append(n)
+        first += n
     return ConformerBatch(
         inputs=collate([conformer.inputs for conformer in conformers]),
         row_atom=torch.cat(rows),
         column_atom=torch.cat(columns),
         given=torch.cat(given),
-        n_atoms=tuple(n_atoms),
-        places=tuple(conformer.places for conformer in conformers),
+        conformers=tuple(conformers),
     )
 
 

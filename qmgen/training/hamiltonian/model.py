@@ -9,16 +9,17 @@ from schnetpack.atomistic import PairwiseDistances
 from schnetpack.nn import CosineCutoff, GaussianRBF
 from schnetpack.representation import PaiNN, SchNet
 
-from qmgen.training.density_config import DensityConfig
-from qmgen.training.hamiltonian_head import HamiltonianHead
-from qmgen.training.hamiltonian_inputs import (
+from qmgen.training.dft_loss import to_torch
+from qmgen.training.hamiltonian.config import HamiltonianConfig
+from qmgen.training.hamiltonian.head import HamiltonianHead
+from qmgen.training.hamiltonian.inputs import (
     N_MATRICES,
     Conformer,
     ConformerBatch,
     batch_of,
     matrix_of_blocks,
 )
-from qmgen.training.orbital_layout import OrbitalSlots, slots_of_elements
+from qmgen.training.hamiltonian.orbital_layout import OrbitalSlots, slots_of_elements
 from qmgen.training.selection import MAX_ATOMIC_NUMBER
 
 
@@ -27,13 +28,13 @@ class HamiltonianModel(torch.nn.Module):
 
     Parameters
     ----------
-    config : DensityConfig
+    config : HamiltonianConfig
         Sizes and level of theory.
     elements : tuple of int
         Atomic numbers that it may meet.
     """
 
-    def __init__(self, config: DensityConfig, elements: tuple[int, ...]) -> None:
+    def __init__(self, config: HamiltonianConfig, elements: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
         self.elements = elements
@@ -88,10 +89,18 @@ class HamiltonianModel(torch.nn.Module):
             batch.column_atom,
             batch.given - torch.where(same, self.mean[z], 0.0),
         )
-        parts = blocks.split([n * n for n in batch.n_atoms])
+        parts = blocks.split([conformer.n_atoms**2 for conformer in batch.conformers])
         return [
-            matrix_of_blocks(part, places, n)
-            for part, places, n in zip(parts, batch.places, batch.n_atoms, strict=True)
+            matrix_of_blocks(part, conformer.places, conformer.n_atoms)
+            for part, conformer in zip(parts, batch.conformers, strict=True)
+        ]
+
+    def hamiltonians(self, batch: ConformerBatch) -> list[Float[torch.Tensor, "nao nao"]]:
+        """Give the Hamiltonian of each conformer over Löwdin's orbitals, Hartree, float64."""
+        return [
+            to_torch(conformer.problem.guess)[: len(change), : len(change)].to(change.device)
+            + change.double()
+            for conformer, change in zip(batch.conformers, self(batch), strict=True)
         ]
 
 

@@ -16,7 +16,12 @@ from e3nn import o3
 from jaxtyping import Float, Int
 from schnetpack.nn import GaussianRBF
 
-from qmgen.training.orbital_layout import Key, OrbitalSlots, block_tensors, spherical_harmonics
+from qmgen.training.hamiltonian.orbital_layout import (
+    Key,
+    OrbitalSlots,
+    block_tensors,
+    spherical_harmonics,
+)
 
 Tensors = dict[Key, Float[torch.Tensor, "n channel component"]]
 """Tensors of each degree and parity."""
