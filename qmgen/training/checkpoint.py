@@ -85,6 +85,10 @@ def load_model(path: str | os.PathLike[str]) -> PropertyModel:
     path = Path(path)
     content = read_checkpoint(path)
     description = content[KEY]
+    if "standardisation" not in description:
+        raise InputError(
+            f"{path} predicts Hamiltonians, not labels; `qmgen generate --guess` starts from it"
+        )
     try:
         config = TrainConfig.model_validate(description["config"])
         standardisation = Standardisation.from_dict(description["standardisation"])

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -17,6 +17,7 @@ STATE_FILE = "last.ckpt"
 METRICS_FILE = "metrics.csv"
 
 
+@runtime_checkable
 class RecordedTask(Protocol):
     """What a `Recorder` asks a task for: see `qmgen.training.task.PropertyTask`."""
 

@@ -23,8 +23,8 @@ from qmgen.training.hamiltonian.orbital_layout import (
     spherical_harmonics,
 )
 
-Tensors = dict[Key, Float[torch.Tensor, "n channel component"]]
-"""Tensors of each degree and parity."""
+Tensors = dict[Key, Float[torch.Tensor, "..."]]
+"""Tensors of each degree and parity, (n, channel, component)."""
 
 # Higher tensors take part in sums, not in products, of which there are many.
 _HIGHEST_PRODUCT = 2

@@ -1,0 +1,262 @@
+"""Networks of Hamiltonians: symmetries, training on the energy alone, resume, and the guess."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from qmgen.dft import DFTConfig, label_conformers
+from qmgen.dft.basis import build_basis
+from qmgen.dft.integrals import libcint_one_electron_integrals
+from qmgen.errors import ConfigError, InputError, UnsupportedMoleculeError
+from qmgen.molecules import ConformerConfig
+from qmgen.training.checkpoint import load_model
+from qmgen.training.hamiltonian import (
+    HamiltonianConfig,
+    HamiltonianModel,
+    load_hamiltonian,
+    predict_conformers,
+    train_hamiltonian,
+)
+from qmgen.training.hamiltonian.inputs import batch_of, conformers_of, matrix_blocks
+from qmgen.training.hamiltonian.orbital_layout import (
+    OrbitalSlots,
+    block_tensors,
+    slot_places,
+    slots_of_elements,
+    spherical_harmonics,
+)
+from qmgen.training.neighbors import NeighborList
+from tests.dft.systems import embed, pyscf_solution
+
+MOLECULES = (
+    "O water\nC methane\nCO methanol\nN ammonia\nC#N\nCC\nC=O\nC=C\nNO\nCN\n[CH3] radical\nX\n"
+)
+
+
+def rotated(positions: np.ndarray) -> np.ndarray:
+    turn = Rotation.from_euler("zyx", [0.7, -1.1, 2.3]).as_matrix()
+    return positions @ turn.T
+
+
+def config_of(**changes) -> HamiltonianConfig:
+    values = {
+        "dft": DFTConfig(functional="b3lyp", basis="sto-3g", grid_level=0, precision="float32"),
+        "n_atom_basis": 16,
+        "n_interactions": 2,
+        "n_rbf": 12,
+        "n_channels": 4,
+        "epochs": 4,
+        "batch_size": 3,
+        "visits": 2,
+        "window": 4,
+        "warmup_steps": 5,
+        "learning_rate": 5e-3,
+    }
+    return HamiltonianConfig(**{**values, **changes})
+
+
+@pytest.mark.parametrize("shells", [(2, 1), (3, 2, 1), (1, 1, 1, 1)])
+def test_blocks_are_tensors(shells: tuple[int, ...]) -> None:
+    slots = OrbitalSlots(shells)
+    matrix = block_tensors(slots).matrix
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(slots.size**2), atol=1e-12)
+    assert sum((2 * L + 1) * n for (L, _), n in block_tensors(slots).number.items()) == len(matrix)
+
+
+@pytest.mark.parametrize("basis", ["sto-3g", "def2-svp", "cc-pvtz"])
+def test_blocks_turn_with_the_molecule(basis: str) -> None:
+    """Norms of libcint's blocks by degree stay, and between two atoms they are harmonics."""
+    z, positions, _ = embed("C#N")
+    slots = slots_of_elements((1, 6, 7), basis)
+    molecule = build_basis(z, basis, ())
+    places = torch.from_numpy(slot_places(molecule, slots))
+    tensors = block_tensors(slots)
+    sizes = []
+    for place in (positions[0], rotated(positions[0])):
+        kinetic = libcint_one_electron_integrals(molecule, place[None]).kinetic
+        blocks = matrix_blocks(torch.from_numpy(np.asarray(kinetic)), places, len(z), slots)
+        flat = blocks[:, 0].flatten(1).numpy() @ tensors.matrix.T
+        start, of_degree = 0, []
+        # Atoms 0 and 1: what depends on one direction alone is along its harmonics.
+        direction = torch.from_numpy(place[1] - place[0])[None]
+        for (degree, parity), number in tensors.number.items():
+            part = flat[:, start : start + number * (2 * degree + 1)]
+            part = part.reshape(len(flat), number, 2 * degree + 1)
+            of_degree.append(np.linalg.norm(part, axis=2))
+            pair = part[1]
+            if parity == (-1) ** degree:
+                Y = spherical_harmonics(degree, direction)[0].numpy()
+                along = np.outer(pair @ Y, Y) / (Y @ Y)
+                np.testing.assert_allclose(pair, along, atol=1e-10)
+            else:
+                np.testing.assert_allclose(pair, 0.0, atol=1e-10)
+            start += number * (2 * degree + 1)
+        sizes.append(np.concatenate(of_degree, axis=1))
+    np.testing.assert_allclose(sizes[0], sizes[1], atol=1e-10)
+
+
+@pytest.mark.parametrize("representation", ["schnet", "painn"])
+@pytest.mark.parametrize("basis", ["sto-3g", "6-31g*"])
+def test_hamiltonians_turn_with_the_molecule(representation: str, basis: str) -> None:
+    """Orbital energies stay when the molecule is turned and its atoms change places."""
+    z, positions, _ = embed("CO")
+    # Quadratures are not invariant; Hartree-Fock has none.
+    dft = DFTConfig(functional="hf", basis=basis, precision="float64")
+    torch.manual_seed(0)
+    model = HamiltonianModel(config_of(dft=dft, representation=representation), (1, 6, 8))
+    with torch.no_grad():
+        for weights in model.head.mix_out.parameters():
+            weights *= 20  # far beyond the guess
+    order = np.array([3, 0, 5, 1, 4, 2])
+    energies = []
+    for numbers, place in (
+        (z, positions[0]),
+        (z, rotated(positions[0])),
+        (z[order], positions[0][order]),
+    ):
+        conformers = conformers_of(numbers, place[None], dft, model.slots, NeighborList(5.0))
+        if not energies:
+            model.fit_means(conformers)
+        with torch.no_grad():
+            (H,) = model.hamiltonians(batch_of(conformers, model.slots))
+        guess = np.asarray(conformers[0].problem.guess)[: len(H), : len(H)]
+        assert np.abs(H.numpy() - guess).max() > 1e-3
+        assert torch.equal(H, H.T)
+        energies.append(np.linalg.eigvalsh(H.numpy()))
+    # float32 of the network, whose inputs are up to 20 Hartree.
+    np.testing.assert_allclose(energies[1], energies[0], atol=2e-5)
+    np.testing.assert_allclose(energies[2], energies[0], atol=2e-5)
+
+
+def test_batch_equals_single() -> None:
+    config = config_of()
+    model = HamiltonianModel(config, (1, 6, 8))
+    conformers = []
+    for smiles in ("O", "CO"):
+        z, positions, _ = embed(smiles)
+        conformers += conformers_of(z, positions, config.dft, model.slots, NeighborList(5.0))
+    with torch.no_grad():
+        together = model(batch_of(conformers, model.slots))
+        for conformer, change in zip(conformers, together, strict=True):
+            (alone,) = model(batch_of([conformer], model.slots))
+            # float32 sums in another order.
+            torch.testing.assert_close(alone, change, atol=1e-6, rtol=1e-4)
+
+
+def test_cartesian_functions_are_refused() -> None:
+    slots = slots_of_elements((8,), "6-31g*")
+    with pytest.raises(UnsupportedMoleculeError, match="Cartesian"):
+        slot_places(build_basis(np.array([8], np.int32), "6-31g*", (2,)), slots)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("molecules") / "small.smi"
+    path.write_text(MOLECULES, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(source, tmp_path_factory):
+    return train_hamiltonian(source, tmp_path_factory.mktemp("run") / "out", config_of())
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_training_lowers_the_energy_without_labels(trained, source) -> None:
+    out = trained.checkpoint.parent
+    rows = rows_of(out)
+    assert len(rows) == 4
+    assert float(rows[-1]["train_mha_per_atom"]) < float(rows[0]["train_mha_per_atom"]) - 1
+    # Never below the self-consistent energy, but for float32 integrals.
+    assert trained.test.energy_mha > -0.05
+    assert trained.left_out == 2
+    left_out = (out / "left_out.csv").read_text(encoding="utf-8")
+    assert "11,[CH3],1 unpaired electrons" in left_out
+    assert "12,X" in left_out
+    with pytest.raises(InputError, match="exists"):
+        train_hamiltonian(source, out, config_of())
+
+
+def test_the_prediction_is_an_upper_bound_and_a_guess(trained) -> None:
+    model = load_hamiltonian(trained.checkpoint)
+    z, positions, _ = embed("CO", 2)
+    config = model.config.dft.model_copy(update={"precision": "float64"})
+    predicted = predict_conformers(model, z, positions)
+    for i, place in enumerate(positions):
+        reference = pyscf_solution(z, place, config, 0)
+        assert predicted.energy[i] > reference.e_tot
+        S = reference.mol.intor("int1e_ovlp")
+        assert np.trace(predicted.density[i] @ S) == pytest.approx(18, abs=1e-8)
+        # PySCF's own energy of that density.
+        assert predicted.energy[i] == pytest.approx(
+            reference.energy_tot(dm=predicted.density[i]), abs=1e-8
+        )
+    labels = label_conformers(z, positions, config, initial_density=predicted.density)
+    assert labels.converged.all()
+
+
+def test_resume_gives_the_same_curve(trained, source, tmp_path, monkeypatch) -> None:
+    from qmgen.training.recorder import Recorder
+
+    record = Recorder.on_train_epoch_end
+
+    def killed(self, trainer, pl_module):
+        record(self, trainer, pl_module)
+        if self.epochs == 2:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_hamiltonian(source, tmp_path / "out", config_of())
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="visits was 2, now 3"):
+        train_hamiltonian(source, tmp_path / "out", config_of(visits=3))
+    again = train_hamiltonian(source, tmp_path / "out", config_of())
+    assert rows_of(tmp_path / "out") == rows_of(trained.checkpoint.parent)
+    expected = load_hamiltonian(trained.checkpoint).state_dict()
+    for name, weights in load_hamiltonian(again.checkpoint).state_dict().items():
+        assert torch.equal(weights, expected[name]), name
+
+
+def test_labelled_training_lowers_the_same_energy(source, tmp_path) -> None:
+    config = config_of(loss="fock", fresh_conformers=False, epochs=6)
+    result = train_hamiltonian(source, tmp_path / "out", config)
+    rows = rows_of(tmp_path / "out")
+    assert float(rows[-1]["train_loss"]) < 0.5 * float(rows[0]["train_loss"])
+    assert result.test.energy_mha > -0.05
+
+
+def test_worker_processes_change_nothing(trained, source, tmp_path) -> None:
+    config = config_of(num_workers=1)
+    train_hamiltonian(source, tmp_path / "out", config)
+    assert rows_of(tmp_path / "out") == rows_of(trained.checkpoint.parent)
+
+
+def test_a_model_of_labels_is_told_apart(trained) -> None:
+    with pytest.raises(InputError, match="Hamiltonian"):
+        load_model(trained.checkpoint)
+
+
+def test_fresh_conformers_never_repeat(source) -> None:
+    from qmgen.training.hamiltonian.data import ConformerProblems
+    from qmgen.training.hamiltonian.molecules import read_training_molecules
+
+    config = config_of(conformers=ConformerConfig(per_molecule=2), visits=1)
+    molecules = read_training_molecules(source, config)
+    slots = slots_of_elements(molecules.elements, "sto-3g")
+    runs = []
+    for _ in range(2):
+        problems = ConformerProblems(molecules.train[:3], config, slots, training=True)
+        runs.append(
+            [float(c.problem.hamiltonian.nuclear_repulsion) for _ in range(3) for c in problems]
+        )
+    assert len(set(runs[0])) == len(runs[0]) == 18
+    assert runs[1] == runs[0]
