@@ -38,6 +38,7 @@ _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*available but not used.*",
+    ".*AMP with fp16 is not supported on CPU.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
@@ -193,11 +194,12 @@ def _trainer(
     *,
     streamed: bool,
 ) -> pl.Trainer:
+    precision = "32-true" if config.precision == 32 else config.precision
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=config.accelerator,
             devices=1,
-            precision="32-true" if config.precision == 32 else config.precision,
+            precision=precision,
             # One process trains. A Slurm job's variables would make Lightning wait for others.
             plugins=[LightningEnvironment()],
             max_epochs=config.epochs,
@@ -218,6 +220,12 @@ def _trainer(
             f"can't train on the accelerator {config.accelerator!r} with precision "
             f"{config.precision}: {error}; use auto or cpu, and 32"
         ) from error
+    if trainer.precision != precision:  # Lightning takes another with a warning
+        raise ConfigError(
+            f"the accelerator {config.accelerator!r} has no precision {config.precision} here; use "
+            f"{trainer.precision} or 32"
+        )
+    return trainer
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:
