@@ -410,7 +410,7 @@ def main() -> None:
         # Typer turns an interrupt into this status without a word.
         if stop.code == EXIT_INTERRUPTED:
             _errors.print(
-                "qmgen: interrupted; finished batches are kept and the same command goes on",
+                "qmgen: interrupted; what is finished is kept and the same command goes on",
                 markup=False,
                 soft_wrap=True,
             )

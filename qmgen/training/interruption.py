@@ -14,6 +14,7 @@ _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*available but not used.*",
+    ".*AMP with fp16 is not supported on CPU.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 

@@ -181,17 +181,19 @@ def _trainer(
     *,
     streamed: bool,
 ) -> pl.Trainer:
+    precision = "32-true" if config.precision == 32 else config.precision
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=config.accelerator,
             devices=1,
-            precision="32-true" if config.precision == 32 else config.precision,
+            precision=precision,
             # One process trains. A Slurm job's variables would make Lightning wait for others.
             plugins=[LightningEnvironment()],
             max_epochs=config.epochs,
             gradient_clip_val=config.gradient_clip,
             callbacks=[*([average] if average else []), recorder],
             logger=TensorBoardLogger(out, "", "tensorboard") if config.tensorboard else False,
+            log_every_n_steps=1,
             # A stream is shuffled by the number of the epoch at which it is made.
             reload_dataloaders_every_n_epochs=int(streamed),
             num_sanity_val_steps=0,
@@ -205,6 +207,12 @@ def _trainer(
             f"can't train on the accelerator {config.accelerator!r} with precision "
             f"{config.precision}: {error}; use auto or cpu, and 32"
         ) from error
+    if trainer.precision != precision:  # Lightning takes another with a warning
+        raise ConfigError(
+            f"the accelerator {config.accelerator!r} has no precision {config.precision} here; use "
+            f"{trainer.precision} or 32"
+        )
+    return trainer
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:
