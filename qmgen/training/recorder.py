@@ -1,6 +1,7 @@
 """Takes down each epoch, so that a training can be interrupted at any moment."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from qmgen.training.task import VALIDATION_ERROR
 MODEL_FILE = "model.ckpt"
 STATE_FILE = "last.ckpt"
 METRICS_FILE = "metrics.csv"
+COSTS_FILE = "costs.csv"
 
 
 @runtime_checkable
@@ -61,6 +63,11 @@ class Recorder(Checkpoint):
         self.epochs = 0
         self.steps = 0
         self.finished = False
+        self._started = (0.0, 0.0)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: RecordedTask) -> None:
+        """Look at the clocks."""
+        self._started = (time.perf_counter(), time.process_time())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: RecordedTask) -> None:
         """Take down an epoch."""
@@ -68,6 +75,11 @@ class Recorder(Checkpoint):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": self.epochs, "step": self.steps, "learning_rate": rate, **pl_module.errors}
         append_row(row, self._out / METRICS_FILE)
+        # Apart from the log, which comes out the same each time.
+        wall, core = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        append_row(
+            {"epoch": self.epochs, "seconds": wall, "core_seconds": core}, self._out / COSTS_FILE
+        )
         if pl_module.errors[VALIDATION_ERROR] < self.best_error:
             self.best_error = pl_module.errors[VALIDATION_ERROR]
             self.best_epoch = self.epochs

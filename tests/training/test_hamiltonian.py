@@ -125,7 +125,7 @@ def test_hamiltonians_turn_with_the_molecule(representation: str, basis: str) ->
             (H,) = model.hamiltonians(batch_of(conformers, model.slots))
         guess = np.asarray(conformers[0].problem.guess)[: len(H), : len(H)]
         assert np.abs(H.numpy() - guess).max() > 1e-3
-        assert torch.equal(H, H.T)
+        torch.testing.assert_close(H, H.T, atol=1e-12, rtol=0)
         energies.append(np.linalg.eigvalsh(H.numpy()))
     # float32 of the network, whose inputs are up to 20 Hartree.
     np.testing.assert_allclose(energies[1], energies[0], atol=2e-5)

@@ -28,6 +28,9 @@ class HamiltonianConfig(BaseModel):
         ConformerConfig(per_molecule=1),
         description="Conformers of each molecule, or with fresh_conformers of each in each epoch.",
     )
+    test_conformers: int = Field(
+        1, ge=1, description="Conformers of each molecule of validation and test."
+    )
     fresh_conformers: bool = Field(
         True,
         description="New conformers of the training molecules in each epoch, without repeats; "
@@ -57,7 +60,9 @@ class HamiltonianConfig(BaseModel):
         (0.8, 0.1, 0.1), description="Shares of train, validation and test; their sum is 1."
     )
     train_records: int | None = Field(
-        None, ge=1, description="Most records to train on; all of the split by default."
+        None,
+        ge=1,
+        description="Most records to train on, drawn by the seed; all of the split by default.",
     )
 
     representation: Literal["schnet", "painn"] = Field(
@@ -100,6 +105,11 @@ class HamiltonianConfig(BaseModel):
     accelerator: str = Field(
         "cpu", description="Where the network is: cpu, gpu and so on, as Lightning names it."
     )
+
+    @property
+    def held_out(self) -> ConformerConfig:
+        """How conformers of validation and test are made."""
+        return self.conformers.model_copy(update={"per_molecule": self.test_conformers})
 
     @field_validator("fractions")
     @classmethod

@@ -1,6 +1,6 @@
 """Conformers and their integrals, made while a network trains."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -36,8 +36,11 @@ class ConformerProblems(torch.utils.data.IterableDataset):
         Of the network.
     training : bool
         Whether conformers come several times, shuffled and, if so configured, new each epoch.
-    first_epoch : int
-        Number of the first epoch that is asked for, from 0.
+
+    Attributes
+    ----------
+    epoch : Int64[]
+        Number of the epoch that is asked for next; worker processes share it.
     """
 
     def __init__(
@@ -47,13 +50,13 @@ class ConformerProblems(torch.utils.data.IterableDataset):
         slots: OrbitalSlots,
         *,
         training: bool,
-        first_epoch: int = 0,
     ) -> None:
         self._molecules = molecules
         self._config = config
+        self._conformer_config = config.conformers if training else config.held_out
         self._slots = slots
         self._training = training
-        self._epoch = first_epoch
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._fresh = training and config.fresh_conformers
         self._kept: dict[int, list[Conformer]] = {}
         self._bytes = 0
@@ -61,14 +64,14 @@ class ConformerProblems(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[Conformer]:
         worker = torch.utils.data.get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        epoch, self._epoch = self._epoch, self._epoch + 1
+        epoch = int(self.epoch)
         generator = np.random.default_rng([self._config.seed, epoch, first])
         order = np.arange(len(self._molecules))
         if self._training:
             # The same order in each worker, of which each takes its part.
             order = np.random.default_rng([self._config.seed, epoch]).permutation(order)
         mine = order[first::step].tolist()
-        per_window = max(1, self._config.window // self._config.conformers.per_molecule)
+        per_window = max(1, self._config.window // self._conformer_config.per_molecule)
         for start in range(0, len(mine), per_window):
             forget_programs()
             members = [
@@ -90,10 +93,10 @@ class ConformerProblems(torch.utils.data.IterableDataset):
         # Seeds of different epochs, runs and molecules have nothing in common.
         seed = config.seed + 2**32 * (1 + epoch) if self._fresh else config.seed
         try:
-            positions_angstrom = embed_conformers(molecule, config.conformers, seed)
+            positions_angstrom = embed_conformers(molecule, self._conformer_config, seed)
         except ConformerError:
             # It has conformers with the seed that it was checked with, if not with this one.
-            positions_angstrom = embed_conformers(molecule, config.conformers, config.seed)
+            positions_angstrom = embed_conformers(molecule, self._conformer_config, config.seed)
         conformers = conformers_of(
             molecule.atomic_numbers,
             positions_angstrom * BOHR_PER_ANGSTROM,
@@ -115,22 +118,48 @@ def _bytes(conformer: Conformer) -> int:
     return sum(leaf.nbytes for leaf in leaves) + conformer.given.nbytes
 
 
-def problem_loader(
-    problems: ConformerProblems, config: HamiltonianConfig, slots: OrbitalSlots
-) -> torch.utils.data.DataLoader[Any]:
-    """Make a loader of `ConformerBatch`; its processes compute the next batches ahead of time."""
-    workers: dict[str, Any] = {}
-    if config.num_workers:
-        # JAX has threads, which a forked process would lack.
-        workers = {"multiprocessing_context": "spawn", "persistent_workers": True}
-    return torch.utils.data.DataLoader(
-        problems,
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-        collate_fn=partial(batch_of, slots=slots),
-        worker_init_fn=_prepare_worker,
-        **workers,
-    )
+class ProblemLoader(torch.utils.data.DataLoader):
+    """Loads `ConformerBatch`; its processes compute the next batches ahead of time.
+
+    Parameters
+    ----------
+    problems : ConformerProblems
+        What to load.
+    batch_size : int
+        Conformers a batch; the last may have fewer.
+    slots : OrbitalSlots
+        Of the network.
+    epoch : callable
+        Gives the number of the epoch, from 0.
+    num_workers : int
+        Processes; 0 for this one.
+    """
+
+    def __init__(
+        self,
+        problems: ConformerProblems,
+        batch_size: int,
+        slots: OrbitalSlots,
+        epoch: Callable[[], int],
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            problems,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=partial(batch_of, slots=slots),
+            worker_init_fn=_prepare_worker,
+            # JAX has threads, which a forked process would lack.
+            multiprocessing_context="spawn" if num_workers else None,
+            persistent_workers=num_workers > 0,
+        )
+        self._problems = problems
+        self._current_epoch = epoch
+
+    def __iter__(self) -> Any:
+        # Lightning may make iterators that it doesn't use, so they can't be counted.
+        self._problems.epoch.fill_(self._current_epoch())
+        return super().__iter__()
 
 
 def _prepare_worker(_: int) -> None:

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from qmgen.dataset.splits import assign_splits
+from qmgen.dataset.splits import assign_splits, split_digest
 from qmgen.errors import ConformerError, InputError
 from qmgen.molecules import (
     Molecule,
@@ -93,7 +93,9 @@ def read_training_molecules(source: str | Path, config: HamiltonianConfig) -> Tr
     parts: list[list[Molecule]] = [
         [m for m, code in zip(usable, codes, strict=True) if code == split] for split in range(3)
     ]
-    train = parts[0][: config.train_records]
+    # A smaller training set is part of a larger one, and mixed like the whole.
+    ranked = sorted(parts[0], key=lambda m: split_digest(molecule_key(m), config.seed + 1))
+    train = ranked[: config.train_records]
     known = {int(z) for m in train for z in m.atomic_numbers}
     for part in parts[1:]:
         for m in [m for m in part if not known.issuperset(m.atomic_numbers.tolist())]:

@@ -21,7 +21,7 @@ from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.errors import InputError
 from qmgen.training.hamiltonian.checkpoint import describe_hamiltonian, load_hamiltonian
 from qmgen.training.hamiltonian.config import HamiltonianConfig
-from qmgen.training.hamiltonian.data import ConformerProblems, problem_loader
+from qmgen.training.hamiltonian.data import ConformerProblems, ProblemLoader
 from qmgen.training.hamiltonian.evaluation import HamiltonianErrors, evaluate_hamiltonian
 from qmgen.training.hamiltonian.model import HamiltonianModel
 from qmgen.training.hamiltonian.molecules import TrainingMolecules, read_training_molecules
@@ -104,10 +104,8 @@ def train_hamiltonian(
     with quiet_lightning(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = HamiltonianModel(config, molecules.elements)
-        train, val = (
-            ConformerProblems(part, config, model.slots, training=t, first_epoch=epochs_done)
-            for part, t in ((molecules.train, True), (molecules.val, False))
-        )
+        train = ConformerProblems(molecules.train, config, model.slots, training=True)
+        val = ConformerProblems(molecules.val, config, model.slots, training=False)
         if unfinished is None:
             first = ConformerProblems(
                 molecules.train[:_MEANS_OF], config, model.slots, training=False
@@ -119,12 +117,14 @@ def train_hamiltonian(
         trainer = _trainer(config, recorder)
         if unfinished is not None:
             recorder.load_state_dict(unfinished.recorded)
+        load = (config.batch_size, model.slots, lambda: trainer.current_epoch)
         if not recorder.finished:
             with interruptible(trainer):
                 trainer.fit(
                     task,
-                    problem_loader(train, config, model.slots),
-                    problem_loader(val, config, model.slots),
+                    ProblemLoader(train, *load, config.num_workers),
+                    # Its conformers stay the same, and are kept.
+                    ProblemLoader(val, *load),
                     ckpt_path=unfinished.state if unfinished else None,
                     weights_only=True if unfinished else None,
                 )
@@ -135,7 +135,7 @@ def train_hamiltonian(
         )
     best = load_hamiltonian(out / MODEL_FILE)
     result = HamiltonianResult(
-        test=evaluate_hamiltonian(best, molecules.test, config.conformers, config.seed),
+        test=evaluate_hamiltonian(best, molecules.test, config.held_out, config.seed),
         best_epoch=recorder.best_epoch,
         epochs=recorder.epochs,
         train=len(molecules.train),
