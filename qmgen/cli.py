@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qmgen.errors import QmgenError
+from qmgen.errors import InputError, QmgenError
 
 # Exit status when a run finished but molecules have elements that the basis lacks.
 EXIT_UNSUITED = 3
@@ -37,6 +37,13 @@ class Target(StrEnum):
     LUMO = "lumo"
     GAP = "gap"
     DIPOLE = "dipole"
+
+
+class Loss(StrEnum):
+    """What a training lowers."""
+
+    LABELS = "labels"
+    DFT = "dft"
 
 
 class Split(StrEnum):
@@ -88,6 +95,10 @@ def generate(
         str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")
     ] = None,
     smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
+    guess: Annotated[
+        Path | None,
+        typer.Option(help="model.ckpt of `qmgen train --loss dft`, for the SCF to start from."),
+    ] = None,
 ) -> None:
     """Label conformers of every molecule; the same command resumes an interrupted run."""
     from qmgen.generate import Progress, load_config
@@ -114,12 +125,18 @@ def generate(
             highlight=False,
             soft_wrap=True,
         )
+    orbital_guess = None
+    if guess is not None:
+        from qmgen.training.hamiltonian import network_guess
+
+        orbital_guess = network_guess(guess, settings.dft)
     summary = run(
         source,
         output,
         settings,
         smiles_column=smiles_column,
         progress=Progress(_console),
+        guess=orbital_guess,
     )
     if summary.already_complete:
         _say(f"{output} is complete already")
@@ -250,8 +267,15 @@ def export(
 
 @app.command()
 def train(
-    store: StorePath,
+    source: Annotated[Path, typer.Argument(help="A dataset; with --loss dft a file of molecules.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, metrics and plot.")],
+    loss: Annotated[
+        Loss,
+        typer.Option(
+            help="labels: errors of predicted labels. dft: the Kohn-Sham energy of predicted "
+            "orbitals, which needs no dataset."
+        ),
+    ] = Loss.LABELS,
     config: Annotated[
         Path | None, typer.Option(help="YAML file; the other options override what it says.")
     ] = None,
@@ -280,26 +304,33 @@ def train(
         bool | None, typer.Option("--tensorboard", help="Also write errors for TensorBoard.")
     ] = None,
 ) -> None:
-    """Train on a dataset, split by molecule, and test; the same command resumes.
+    """Train a network, split by molecule, and test it; the same command resumes.
 
     Errors are shown beside those of predicting the mean (zero, for forces and dipoles).
     """
-    from qmgen.training import load_train_config, train_model
-
-    overrides = {
-        "targets": dict.fromkeys((t.value for t in target), 1.0) if target else None,
+    common = {
         "representation": representation,
-        "train_size": train_size,
-        "init_from": init_from,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
         "accelerator": accelerator,
+    }
+    of_labels = {
+        "targets": dict.fromkeys((t.value for t in target), 1.0) if target else None,
+        "train_size": train_size,
+        "init_from": init_from,
         "precision": 32 if precision == "32" else precision,
         "tensorboard": tensorboard,
     }
-    result = train_model(store, out, load_train_config(config, overrides))
+    if loss is Loss.DFT:
+        if given := [name for name, value in of_labels.items() if value is not None]:
+            raise InputError(f"{', '.join(given)}: only --loss labels has these; leave them out")
+        _train_hamiltonian(source, out, config, common)
+        return
+    from qmgen.training import load_train_config, train_model
+
+    result = train_model(source, out, load_train_config(config, common | of_labels))
     _say(
         f"{result.train.conformers} conformers of {result.train.molecules} molecules to train, "
         f"{result.test.conformers} of {result.test.molecules} others to test; "
@@ -318,6 +349,28 @@ def train(
             f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, "
             f"{trivial} {errors.baseline_mae:.4f} {errors.unit}"
         )
+    _say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
+
+
+def _train_hamiltonian(
+    source: Path, out: Path, config: Path | None, overrides: dict[str, Any]
+) -> None:
+    from qmgen.training.hamiltonian import load_hamiltonian_config, train_hamiltonian
+
+    result = train_hamiltonian(source, out, load_hamiltonian_config(config, overrides))
+    test = result.test
+    _say(
+        f"{result.train} molecules to train, {result.left_out} left out (left_out.csv); "
+        f"best epoch {result.best_epoch} of {result.epochs}"
+    )
+    _say(
+        f"{test.conformers} test conformers against the SCF: energy "
+        f"{test.energy_mha_per_atom:.4f} mHa an atom too high, gap MAE {test.gap_mae_ev:.4f} eV"
+    )
+    _say(
+        f"SCF cycles: {test.cycles_minao:.2f} from superposed atoms, "
+        f"{test.cycles_predicted:.2f} from the prediction"
+    )
     _say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
 
 

@@ -6,8 +6,13 @@ from qmgen.dataset import write_schema
 from qmgen.dataset.metadata import SCHEMA_MODELS
 from qmgen.generate import RunConfig
 from qmgen.training import TrainConfig
+from qmgen.training.hamiltonian import HamiltonianConfig
 
-CONFIGURATIONS = {"run-config": RunConfig, "train-config": TrainConfig}
+CONFIGURATIONS = {
+    "run-config": RunConfig,
+    "train-config": TrainConfig,
+    "hamiltonian-config": HamiltonianConfig,
+}
 
 if __name__ == "__main__":
     folder = Path(__file__).parent

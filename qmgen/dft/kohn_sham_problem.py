@@ -120,16 +120,17 @@ def kohn_sham_problems(
             orbitals, occupation = first_orbitals(basis, shape, part, integrals, None, False)
             arrays = conformer_arrays(basis, shape, part, integrals, orbitals, occupation)
             problems += [
-                _problem(config, tables, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
+                problem_of_arrays(config, tables, jax.tree.map(lambda leaf, i=i: leaf[i], arrays))
                 for i in range(len(part))
             ]
     return problems
 
 
 @shared_program(static_argnums=0)
-def _problem(
+def problem_of_arrays(
     config: DFTConfig, tables: MoleculeTables, conformer: ConformerArrays
 ) -> KohnShamProblem:
+    """Problem of one conformer, whose initial orbitals are those of superposed atoms."""
     functional = get_functional(config.functional)
     double, single = build_hamiltonian(config, tables, conformer)
     hamiltonian = double if single is None else single

@@ -18,6 +18,7 @@ from qmgen.dft.conformer_labels import ConformerLabels, RawLabels, RawSpin, unpa
 from qmgen.dft.functionals import get_functional
 from qmgen.dft.hamiltonian import Hamiltonian
 from qmgen.dft.integrals import IntegralEngine
+from qmgen.dft.orbital_guess import OrbitalGuess, guessed_orbitals
 from qmgen.dft.precision import double_precision
 from qmgen.dft.program_arrays import (
     ConformerArrays,
@@ -52,6 +53,7 @@ def label_conformers(
     charge: int = 0,
     spin: int = 0,
     initial_density: Float[np.ndarray, "nconf *spins nao nao"] | None = None,
+    guess: OrbitalGuess | None = None,
     batch_size: int | None = None,
     integral_engine: IntegralEngine | None = None,
 ) -> ConformerLabels:
@@ -81,6 +83,9 @@ def label_conformers(
     initial_density
         Densities to start from, instead of those of other conformers and the ``minao`` guess; of
         an open shell those of spin a and spin b along the second axis.
+    guess
+        Predicts orbitals to start from, for closed shells, until conformers of the call are
+        solved that others start from; not used with ``initial_density``.
     batch_size
         Conformers a program runs side by side; by default 1 on a CPU, where each then stops at
         its own convergence, and 32 on accelerators.
@@ -160,9 +165,20 @@ def label_conformers(
                     )
                     # Others are padded to as many, for the same program.
                     norb = orbitals.shape[-1]
-                arrays = conformer_arrays(
-                    basis, shape, positions[members], of_batch, orbitals, occupation
-                )
+                of_members = (basis, shape, positions[members], of_batch)
+                arrays = conformer_arrays(*of_members, orbitals, occupation)
+                if guess is not None and warm and not spin and solved is None:
+                    predicted = guessed_orbitals(
+                        guess,
+                        atomic_numbers,
+                        positions[members],
+                        config,
+                        tables,
+                        arrays,
+                        orbitals,
+                        occupation,
+                    )
+                    arrays = conformer_arrays(*of_members, *predicted)
                 labels, storage = _label_batch(config, tables, arrays, storage)
                 raw = jax.tree.map(partial(_rows, np.arange(len(places))), jax.device_get(labels))
                 chunks.append(raw)

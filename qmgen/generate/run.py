@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from qmgen.dataset import (
 )
 from qmgen.dataset.provenance import PACKAGES
 from qmgen.dft.dispersion import PACKAGE_OF, check_dispersion
+from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
@@ -58,6 +60,7 @@ def generate(
     *,
     smiles_column: str | None = None,
     progress: Progress | None = None,
+    guess: OrbitalGuess | None = None,
 ) -> RunSummary:
     """Label every molecule of a file and write the dataset.
 
@@ -77,6 +80,9 @@ def generate(
         Column of a csv file.
     progress
         Told how the run goes on.
+    guess
+        Predicts orbitals that the SCF of each molecule's first conformers starts from. It is part
+        of what the dataset is made with, as labels depend on it within the thresholds.
 
     Raises
     ------
@@ -93,7 +99,8 @@ def generate(
     progress = progress or Progress()
     if config.labels.dispersion is not None:
         check_dispersion(config.labels.dispersion, config.dft.functional)
-    identity = _identity(source, config, smiles_column)
+    science = config.science() | ({} if guess is None else {"guess": guess.identity})
+    identity = _identity(source, science, smiles_column)
     finished = _finished(output, identity)
     if finished is not None:
         unsuited = _tidy(output)
@@ -109,16 +116,17 @@ def generate(
             raise
         counts = plan.counts()
         parts = output / _PARTS
-        resumed = _label(plan, parts, config, counts, progress)
+        resumed = _label(plan, parts, config, counts, progress, guess)
         progress.stage("writing the store")
-        metadata = _assemble(plan, parts, output, config, _provenance(source, config))
+        provenance = _provenance(source, config, science)
+        metadata = _assemble(plan, parts, output, config, provenance)
         _tidy(output)
     return RunSummary(
         output, metadata, counts.unsuited, resumed, counts.batches, already_complete=False
     )
 
 
-def _identity(source: Path, config: RunConfig, smiles_column: str | None) -> dict[str, str]:
+def _identity(source: Path, science: dict[str, Any], smiles_column: str | None) -> dict[str, str]:
     """Tell what two calls must share to be the same run."""
     try:
         digest = file_sha256(source)
@@ -127,7 +135,7 @@ def _identity(source: Path, config: RunConfig, smiles_column: str | None) -> dic
             f"can't read the input {source}: {error.strerror}; give a file of molecules"
         ) from error
     return {
-        "configuration": config_hash(config.science()),
+        "configuration": config_hash(science),
         "input": digest,
         "smiles_column": smiles_column or "",
     }
@@ -207,7 +215,12 @@ def _plan(
 
 
 def _label(
-    plan: Plan, parts: Path, config: RunConfig, counts: PlanCounts, progress: Progress
+    plan: Plan,
+    parts: Path,
+    config: RunConfig,
+    counts: PlanCounts,
+    progress: Progress,
+    guess: OrbitalGuess | None,
 ) -> int:
     """Label what no earlier attempt finished; gives the number of batches that one did."""
     sizes = dict(plan.batch_sizes())
@@ -217,7 +230,9 @@ def _label(
     if missing:
         with connect(config.cluster, len(missing)) as cluster:
             progress.stage(cluster.description)
-            results = run_batches(cluster, (plan.batch(number) for number in missing), config)
+            results = run_batches(
+                cluster, (plan.batch(number) for number in missing), config, guess
+            )
             for number, slices in results:
                 save_part(parts, number, slices)
                 progress.batch_done(sizes[number])
@@ -290,10 +305,10 @@ def _merge(records: list[MoleculeRecord]) -> MoleculeRecord | None:
     )
 
 
-def _provenance(source: Path, config: RunConfig) -> Provenance:
+def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:
     model = config.labels.dispersion
     return collect_provenance(
-        config=config.science(),
+        config=science,
         seed=config.seed,
         source=source,
         command=" ".join(["qmgen", *sys.argv[1:]]),

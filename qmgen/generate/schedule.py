@@ -8,6 +8,7 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from qmgen.dataset import Failure
+from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import ClusterError
 from qmgen.generate.cluster import Cluster
 from qmgen.generate.config import RunConfig
@@ -20,7 +21,10 @@ _AHEAD = 2
 
 
 def run_batches(
-    cluster: Cluster, batches: Iterator[Batch], config: RunConfig
+    cluster: Cluster,
+    batches: Iterator[Batch],
+    config: RunConfig,
+    guess: OrbitalGuess | None = None,
 ) -> Iterator[tuple[int, list[LabelledSlice]]]:
     """Label batches on a cluster and give each as it is done, in any order.
 
@@ -36,11 +40,13 @@ def run_batches(
         In the order in which to start them; taken one by one.
     config
         Of the run.
+    guess
+        Predicts orbitals to start from.
     """
     client = cluster.client
 
     def submit(batch: Batch) -> Future:
-        return client.submit(label_batch, batch, config, cluster.threads, pure=False)
+        return client.submit(label_batch, batch, config, cluster.threads, guess, pure=False)
 
     window = max(4, _AHEAD * len(client.scheduler_info(n_workers=-1)["workers"]))
     running: dict[str, Batch] = {}
@@ -61,7 +67,7 @@ def run_batches(
         start_next()
         if isinstance(result, Exception):
             _check_workers(cluster, result)
-            result = _one_by_one(cluster, batch, config, result)
+            result = _one_by_one(cluster, batch, config, guess, result)
         yield batch.number, result
         future.release()
 
@@ -103,7 +109,11 @@ def _check_workers(cluster: Cluster, error: Exception) -> None:
 
 
 def _one_by_one(
-    cluster: Cluster, batch: Batch, config: RunConfig, error: Exception
+    cluster: Cluster,
+    batch: Batch,
+    config: RunConfig,
+    guess: OrbitalGuess | None,
+    error: Exception,
 ) -> list[LabelledSlice]:
     """Label the slices of a batch that failed as a whole, each in a task of its own."""
     if len(batch.slices) == 1:
@@ -111,7 +121,9 @@ def _one_by_one(
     results: list[LabelledSlice] = []
     for part in batch.slices:
         alone = Batch(batch.number, (part,))
-        future = cluster.client.submit(label_batch, alone, config, cluster.threads, pure=False)
+        future = cluster.client.submit(
+            label_batch, alone, config, cluster.threads, guess, pure=False
+        )
         outcome = _outcome(future)
         results.extend([_blame(part, outcome)] if isinstance(outcome, Exception) else outcome)
     return results

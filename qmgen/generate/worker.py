@@ -16,6 +16,7 @@ from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
+from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.dft.process_memory import forget_programs, keep_freed_memory
 from qmgen.errors import ConformerError, UnsupportedMoleculeError
 from qmgen.generate.config import RunConfig
@@ -53,7 +54,9 @@ def prepare_process(threads: int) -> None:
     use_compilation_cache()
 
 
-def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledSlice]:
+def label_batch(
+    batch: Batch, config: RunConfig, threads: int, guess: OrbitalGuess | None = None
+) -> list[LabelledSlice]:
     """Embed and label every slice of a batch.
 
     A molecule that can't be embedded or labelled becomes a `Failure`; the others go on.
@@ -62,7 +65,7 @@ def label_batch(batch: Batch, config: RunConfig, threads: int) -> list[LabelledS
     results = []
     for part in batch.slices:
         forget_programs()
-        results.append(_label_slice(part, config))
+        results.append(_label_slice(part, config, guess))
     return results
 
 
@@ -74,7 +77,7 @@ def _conformers(
     return embed_conformers(Molecule.from_json(molecule_json), config, seed)
 
 
-def _label_slice(part: Slice, config: RunConfig) -> LabelledSlice:
+def _label_slice(part: Slice, config: RunConfig, guess: OrbitalGuess | None) -> LabelledSlice:
     molecule = Molecule.from_json(part.molecule_json)
 
     def failure(stage: Literal["embed", "label"], reason: str, conformer: int = -1) -> Failure:
@@ -104,6 +107,7 @@ def _label_slice(part: Slice, config: RunConfig) -> LabelledSlice:
             config.dft,
             charge=molecule.charge,
             spin=molecule.spin,
+            guess=guess,
         )
         record = _record(molecule, index, positions, labels, config)
     except UnsupportedMoleculeError as error:

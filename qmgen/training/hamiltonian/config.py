@@ -1,11 +1,14 @@
 """What the training of a network of Hamiltonians is told."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from qmgen.configuration import explain, read_yaml
 from qmgen.dataset.splits import check_fractions
 from qmgen.dft.config import DFTConfig
+from qmgen.errors import ConfigError
 from qmgen.molecules import ConformerConfig
 
 
@@ -116,3 +119,32 @@ class HamiltonianConfig(BaseModel):
     def _usable_fractions(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         check_fractions(value)
         return value
+
+
+def load_hamiltonian_config(
+    path: Path | None, overrides: dict[str, Any] | None = None
+) -> HamiltonianConfig:
+    """Read a training's configuration from YAML and apply what the command line says.
+
+    Parameters
+    ----------
+    path : Path or None
+        YAML file; None for the defaults.
+    overrides : dict, optional
+        Values that replace those of the file; None values are left out.
+
+    Raises
+    ------
+    ConfigError
+        The file can't be read, is no YAML, or holds an unknown or impossible value; the message
+        names file and field.
+    """
+    values = {} if path is None else read_yaml(path)
+    values.update({name: v for name, v in (overrides or {}).items() if v is not None})
+    try:
+        return HamiltonianConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{'command line' if path is None else path}: {explain(error)}. "
+            "schemas/hamiltonian-config.schema.json lists every option."
+        ) from error

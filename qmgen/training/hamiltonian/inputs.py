@@ -108,19 +108,50 @@ def conformers_of(
         labels = label_conformers(atomic_numbers, positions, config, charge=charge)
     conformers = []
     for i, problem in enumerate(problems):
-        with double_precision():
-            matrices, energy = _given(problem)
-        if not np.isfinite(energy) or (labels is not None and not labels.converged[i]):
-            continue
-        given = torch.from_numpy(np.array(matrices[:, : basis.nao, : basis.nao]))
-        change = None
+        conformer = conformer_of(atomic_numbers, positions[i], places, problem, neighbor_list)
         if labels is not None:
             X = np.asarray(problem.orthogonaliser)[: basis.nao, : basis.nao]
             guess = np.asarray(problem.guess)[: basis.nao, : basis.nao]
             change = torch.from_numpy((X @ labels.fock[i] @ X - guess).astype(np.float32))
-        inputs = structure_inputs(atomic_numbers, positions[i] * ANGSTROM_PER_BOHR, neighbor_list)
-        conformers.append(Conformer(inputs, places, given, problem, float(energy), change))
+            conformer = replace(conformer, fock_change=change)
+        if np.isfinite(conformer.guess_energy) and (labels is None or labels.converged[i]):
+            conformers.append(conformer)
     return conformers
+
+
+def conformer_of(
+    atomic_numbers: Int[np.ndarray, " nat"],
+    positions: Float[np.ndarray, "nat 3"],
+    places: Int[torch.Tensor, " nao"],
+    problem: KohnShamProblem,
+    neighbor_list: NeighborList,
+) -> Conformer:
+    """Arrange a conformer, whose integrals are there, for a network.
+
+    Parameters
+    ----------
+    atomic_numbers
+        Nuclear charges.
+    positions
+        Of the nuclei, Bohr.
+    places
+        Of the orbitals, see `slot_places`.
+    problem
+        Of the conformer.
+    neighbor_list
+        Finds the neighbours.
+    """
+    with double_precision():
+        matrices, energy = _given(problem)
+    nao = len(places)
+    return Conformer(
+        inputs=structure_inputs(atomic_numbers, positions * ANGSTROM_PER_BOHR, neighbor_list),
+        places=places,
+        given=torch.from_numpy(np.array(matrices[:, :nao, :nao])),
+        problem=problem,
+        guess_energy=float(energy),
+        fock_change=None,
+    )
 
 
 @shared_program()
