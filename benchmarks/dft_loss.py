@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from trajectories import SMILES, write_trajectory
 
-from benchmarks.trajectories import SMILES, write_trajectory
 from qmgen.dft import DFTConfig, label_conformers
 from qmgen.molecules import ConformerConfig, embed_conformers
 from qmgen.training.hamiltonian import HamiltonianConfig, train_hamiltonian

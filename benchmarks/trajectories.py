@@ -32,6 +32,7 @@ class MMFF(Calculator):
         self._properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        """Compute energy (eV) and forces (eV/Angstrom)."""
         super().calculate(atoms, properties, system_changes)
         field = rdForceFieldHelpers.MMFFGetMoleculeForceField(self._mol, self._properties)
         flat = atoms.get_positions().ravel().tolist()
