@@ -344,10 +344,10 @@ def train(
                 f"{size.unseen} with an element that is not learnt"
             )
     for name, errors in result.errors.items():
-        trivial = "zero" if name in ("forces", "dipole") else "mean predictor"
+        trivial, mae = errors.trivial
         _say(
-            f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, "
-            f"{trivial} {errors.baseline_mae:.4f} {errors.unit}"
+            f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, {trivial} {mae:.4f} "
+            f"{errors.unit}"
         )
     _say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
 

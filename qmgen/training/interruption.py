@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 # What is meant to be so here, and a deprecated function of torch that Lightning calls.
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
     ".*available but not used.*",
     ".*AMP with fp16 is not supported on CPU.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",

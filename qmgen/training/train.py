@@ -24,7 +24,6 @@ from qmgen.training.model import PropertyModel, build_model
 from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
 from qmgen.training.result import TrainResult, size_of, target_errors, write_metrics
 from qmgen.training.resume import CONFIG_FILE, RESULT_FILE, Unfinished, find_unfinished
-from qmgen.training.targets import Target
 from qmgen.training.task import PropertyTask
 
 _PACKAGES = ("qmgen", "torch", "schnetpack", "pytorch-lightning", "numpy")
@@ -92,7 +91,7 @@ def train_model(
                     task,
                     datamodule=data,
                     ckpt_path=unfinished.state if unfinished else None,
-                    weights_only=True if unfinished else None,
+                    weights_only=True,
                 )
         if not recorder.best_epoch:
             for name in (STATE_FILE, METRICS_FILE):
@@ -161,13 +160,8 @@ def _finish(
         metrics_json=out / RESULT_FILE,
         config_json=out / CONFIG_FILE,
     )
-    baselines: dict[Target, dict[str, float]] = {}
-    for target, errors in result.errors.items():
-        vector = target in ("forces", "dipole")
-        baselines[target] = {"zero" if vector else "mean of training": errors.baseline_mae}
-        if errors.composition_mae is not None:
-            baselines[target]["atom references"] = errors.composition_mae
-    plot_learning_curve(rows, baselines, result.plot)
+    trivial = {target: errors.trivial for target, errors in result.errors.items()}
+    plot_learning_curve(rows, trivial, result.plot)
     write_metrics(result, model.dataset)
     (out / STATE_FILE).unlink(missing_ok=True)
     return result
