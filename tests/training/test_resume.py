@@ -30,8 +30,9 @@ def whole(request, tiny_store, small_config, tmp_path_factory):
         "plateau": {
             "targets": {"gap": 1.0},
             "schedule": {"kind": "plateau", "patience": 0},
-            "stop_patience": 3,
-            "learning_rate": 0.05,
+            "stop_patience": 2,
+            "learning_rate": 0.1,
+            "epochs": 50,
         },
         "streamed": {
             "targets": {"energy": 1.0, "forces": 3.0},
@@ -42,7 +43,7 @@ def whole(request, tiny_store, small_config, tmp_path_factory):
         "short epochs": {"targets": {"dipole": 1.0}, "epoch_steps": 3, "batch_size": 7},
     }[request.param]
     config = type(small_config).model_validate(
-        small_config.model_dump() | {"n_atom_basis": 8, "n_rbf": 5, "epochs": 8} | changes
+        small_config.model_dump() | {"n_atom_basis": 8, "n_rbf": 5, "epochs": 6} | changes
     )
     return config, train_model(tiny_store, tmp_path_factory.mktemp("whole") / "out", config)
 
@@ -80,11 +81,13 @@ def _same(one, two):
     }
 
 
-def test_the_schedules_do_something(whole):
+def test_the_settings_do_something(whole):
     config, result = whole
     if config.epoch_steps:
-        assert (result.steps, result.epochs) == (24, 8)
+        assert (result.steps, result.epochs) == (18, 6)
         return
+    if config.stop_patience == 2:
+        assert result.epochs == result.best_epoch + 2 < config.epochs
     with result.metrics_csv.open(newline="") as stream:
         rates = {float(row["learning_rate"]) for row in csv.DictReader(stream)}
     assert len(rates) > 1
