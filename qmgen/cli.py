@@ -140,6 +140,27 @@ def generate(
         raise typer.Exit(EXIT_UNSUITED)
 
 
+@app.command(name="import-qm9")
+def import_qm9(
+    output: Annotated[Path, typer.Argument(help="The Zarr store to make.")],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Molecules, chosen at random [default: all].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the split.")] = 0,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(help="A dataset whose molecules are left out, such as one to pre-train on."),
+    ] = None,
+) -> None:
+    """Make a dataset of the published QM9: its geometries and labels, from the package qm9pack."""
+    from qmgen.generate.qm9 import import_qm9 as run
+    from qmgen.generate.qm9 import qm9_files
+
+    run(qm9_files(), output, limit=limit, seed=seed, exclude=exclude)
+    _print_counts(output)
+    _print_failures(output, limit=20)
+
+
 @app.command()
 def validate(
     store: StorePath,
