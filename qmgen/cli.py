@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qmgen.errors import InputError, QmgenError
+from qmgen.errors import QmgenError
 
 # Exit status when a run finished but molecules have elements that the basis lacks.
 EXIT_UNSUITED = 3
@@ -31,10 +31,12 @@ StorePath = Annotated[Path, typer.Argument(help="A dataset that `qmgen generate`
 class Target(StrEnum):
     """Labels that a network can learn."""
 
-    GAP = "gap"
+    ENERGY = "energy"
+    FORCES = "forces"
     HOMO = "homo"
     LUMO = "lumo"
-    ENERGY = "energy"
+    GAP = "gap"
+    DIPOLE = "dipole"
 
 
 class Split(StrEnum):
@@ -271,37 +273,72 @@ def export(
 def train(
     store: StorePath,
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, metrics and plot.")],
-    target: Annotated[Target, typer.Option(help="Label to learn.")] = Target.GAP,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file; the other options override what it says.")
+    ] = None,
+    target: Annotated[
+        list[Target] | None,
+        typer.Option(help="Label to learn, may be given several times [default: gap]."),
+    ] = None,
+    representation: Annotated[
+        str | None, typer.Option(help="schnet or painn [default: schnet].")
+    ] = None,
+    train_size: Annotated[
+        int | None, typer.Option(min=1, help="Most conformers to learn from [default: all].")
+    ] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="model.ckpt whose weights to start from.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Conformers a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and shuffling.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="32, bf16-mixed or 16-mixed [default: 32].")
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard", help="Also write errors for TensorBoard.")
+    ] = None,
 ) -> None:
-    """Train SchNet on a dataset, split by molecule, and test it against the mean predictor."""
-    from pydantic import ValidationError as PydanticError
+    """Train on a dataset, split by molecule, and test; the same command resumes.
 
-    from qmgen.training import TrainConfig, train_model
+    Errors are shown beside those of predicting the mean (zero, for forces and dipoles).
+    """
+    from qmgen.training import load_train_config, train_model
 
-    options = {
-        "target": target.value,
+    overrides = {
+        "targets": dict.fromkeys((t.value for t in target), 1.0) if target else None,
+        "representation": representation,
+        "train_size": train_size,
+        "init_from": init_from,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
         "accelerator": accelerator,
+        "precision": 32 if precision == "32" else precision,
+        "tensorboard": tensorboard,
     }
-    try:
-        config = TrainConfig(**{name: v for name, v in options.items() if v is not None})
-    except PydanticError as error:
-        raise InputError(f"training options: {error}") from error
-    result = train_model(store, out, config)
+    result = train_model(store, out, load_train_config(config, overrides))
     _say(
         f"{result.train.conformers} conformers of {result.train.molecules} molecules to train, "
         f"{result.test.conformers} of {result.test.molecules} others to test; "
         f"best epoch {result.best_epoch} of {result.epochs}"
     )
-    _say(f"test MAE {result.test_mae_ev:.4f} eV, mean predictor {result.baseline_mae_ev:.4f} eV")
+    for name in ("train", "val", "test"):
+        size = getattr(result, name)
+        if size.unlabelled or size.unseen:
+            _say(
+                f"  left out of {name}: {size.unlabelled} conformers that lack a label, "
+                f"{size.unseen} with an element that is not learnt"
+            )
+    for name, errors in result.errors.items():
+        trivial = "zero" if name in ("forces", "dipole") else "mean predictor"
+        _say(
+            f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, "
+            f"{trivial} {errors.baseline_mae:.4f} {errors.unit}"
+        )
     _say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
 
 
@@ -321,11 +358,14 @@ def predict(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the conformers.")] = 0,
     smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
 ) -> None:
-    """Predict the learnt label, in eV; on a dataset, compare with the stored one."""
-    from qmgen.molecules import ConformerConfig
-    from qmgen.training import predict_file, write_predictions_csv
+    """Predict the learnt labels; on a dataset, compare with the stored ones.
 
-    rows = predict_file(
+    Forces are written to a file beside the table, which ends in .xyz (extended XYZ).
+    """
+    from qmgen.molecules import ConformerConfig
+    from qmgen.training import TARGETS, predict_file, write_predictions
+
+    predictions = predict_file(
         checkpoint,
         source,
         split=None if split is None else split.value,
@@ -333,10 +373,15 @@ def predict(
         seed=seed,
         smiles_column=smiles_column,
     )
-    summary = write_predictions_csv(rows, out)
+    summary = write_predictions(predictions, out)
     _say(f"{summary.predicted} predictions in {out}, {summary.skipped} rows without (reason there)")
-    if summary.mae_ev is not None:
-        _say(f"MAE against {summary.compared} stored labels: {summary.mae_ev:.4f} eV")
+    if summary.forces is not None:
+        _say(f"forces in {summary.forces}")
+    for target, mae in summary.mae.items():
+        _say(
+            f"{target}: MAE against {summary.compared[target]} stored labels "
+            f"{mae:.4f} {TARGETS[target].unit}"
+        )
 
 
 def _print_counts(store: Path) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -13,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from qmgen.configuration import explain, read_yaml
 from qmgen.dataset.splits import check_fractions
 from qmgen.dft import DFTConfig
 from qmgen.dft.functionals import get_functional
@@ -174,7 +174,7 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> RunCon
         The file can't be read, is no YAML, or holds an unknown or impossible value; the message
         names file, place and remedy.
     """
-    values: dict[str, Any] = {} if path is None else _read_yaml(path)
+    values: dict[str, Any] = {} if path is None else read_yaml(path)
     where = "command line" if path is None else str(path)
     for section, options in (overrides or {}).items():
         given = {name: value for name, value in options.items() if value is not None}
@@ -188,32 +188,6 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> RunCon
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
         raise ConfigError(
-            f"{where}: {problems}. schemas/run-config.schema.json lists every option."
+            f"{where}: {explain(error)}. schemas/run-config.schema.json lists every option."
         ) from error
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"]) or "configuration"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
-    return f"{place}: {message}{given}"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: no valid YAML ({error.problem})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no valid YAML ({error})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a mapping of options is expected, not {type(content).__name__}")
-    return content

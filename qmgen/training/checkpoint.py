@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,11 @@ from pydantic import ValidationError
 
 from qmgen.errors import InputError
 from qmgen.training.config import TrainConfig
-from qmgen.training.model import PropertyModel, build_schnet
+from qmgen.training.model import PropertyModel, build_model
 from qmgen.training.standardise import Standardisation
 
 KEY = "qmgen_model"
-VERSION = 1
-PREFIX = "model."
-"""What Lightning puts before the names of the model's weights."""
+VERSION = 2
 
 
 def describe_model(model: PropertyModel, versions: dict[str, str]) -> dict[str, Any]:
@@ -35,8 +34,38 @@ def describe_model(model: PropertyModel, versions: dict[str, str]) -> dict[str, 
         "config": model.config.model_dump(mode="json"),
         "standardisation": model.standardisation.as_dict(),
         "dataset": model.dataset,
+        "initial": model.initial,
         "versions": versions,
     }
+
+
+def save_model(
+    path: Path, weights: dict[str, torch.Tensor], model: PropertyModel, versions: dict[str, str]
+) -> None:
+    """Write a model that stands alone, in one go.
+
+    Parameters
+    ----------
+    path : Path
+        File to write or replace.
+    weights : dict of str to Tensor
+        What the model is to have: its own state or an average of it.
+    model : PropertyModel
+        All but the weights.
+    versions : dict of str to str
+        Versions of the packages that trained it.
+    """
+    content = {"state_dict": weights, KEY: describe_model(model, versions)}
+    write_in_one_go(path, lambda part: torch.save(content, part))
+
+
+def write_in_one_go(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside the place it is for, and put it there when it is on the disk."""
+    part = path.with_suffix(f"{path.suffix}.part")
+    write(part)
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    part.replace(path)
 
 
 def load_model(path: str | os.PathLike[str]) -> PropertyModel:
@@ -55,9 +84,36 @@ def load_model(path: str | os.PathLike[str]) -> PropertyModel:
     Raises
     ------
     InputError
-        The file is missing, damaged, of another kind, or a newer qmgen wrote it.
+        The file is missing, damaged, of another kind, or another qmgen wrote it.
     """
     path = Path(path)
+    content = read_checkpoint(path)
+    description = content[KEY]
+    try:
+        config = TrainConfig.model_validate(description["config"])
+        standardisation = Standardisation.from_dict(description["standardisation"])
+        # Its random weights are overwritten, so they must not use up the caller's generator.
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(
+                config, standardisation, description["dataset"], description["initial"]
+            )
+        model.load_state_dict(content["state_dict"])
+    except (ValidationError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: the model's weights and configuration don't fit together ({error}); train "
+            "it again"
+        ) from error
+    return model.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a file that a training wrote, a model or a state, onto the CPU.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, of another kind, or another qmgen wrote it.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the model.ckpt of a training run")
     damaged = f"{path} is damaged or no trained model; give the model.ckpt of a training run"
@@ -74,23 +130,9 @@ def load_model(path: str | os.PathLike[str]) -> PropertyModel:
         raise InputError(damaged) from error
     if not isinstance(content, dict) or KEY not in content:
         raise InputError(f"{path} is no model of qmgen; give the model.ckpt of a training run")
-    description = content[KEY]
-    if description["version"] != VERSION:
+    if (version := content[KEY]["version"]) != VERSION:
         raise InputError(
-            f"{path}: format {description['version']} of a model; this qmgen reads {VERSION}, "
-            "use the qmgen that trained it"
+            f"{path}: format {version} of a model; this qmgen reads {VERSION}, use the qmgen that "
+            "trained it"
         )
-    try:
-        config = TrainConfig.model_validate(description["config"])
-        standardisation = Standardisation.from_dict(description["standardisation"])
-        # Its random weights are overwritten, so they must not use up the caller's generator.
-        with torch.random.fork_rng(devices=[]):
-            model = build_schnet(config, standardisation, description["dataset"])
-        weights = content["state_dict"]
-        model.load_state_dict({k.removeprefix(PREFIX): v for k, v in weights.items()})
-    except (ValidationError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: the model's weights and configuration don't fit together ({error}); train "
-            "it again"
-        ) from error
-    return model.eval()
+    return content

@@ -5,19 +5,22 @@ from collections.abc import Iterator
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from schnetpack.data import AtomsLoader
-from schnetpack.transform import MatScipyNeighborList
 
 from qmgen.dataset import Dataset
 from qmgen.training.config import TrainConfig
-from qmgen.training.inputs import TARGET, Inputs, make_loader, structure_inputs
+from qmgen.training.inputs import Inputs, label_key, make_loader, structure_inputs
+from qmgen.training.neighbors import NeighborList
 from qmgen.training.selection import BLOCK_ROWS, Selection, blocks_of, select_rows
 from qmgen.training.standardise import Standardisation, fit_standardisation
+from qmgen.training.subset import training_subset
+from qmgen.training.targets import SCALARS, TARGETS, Target
 from qmgen.units import ANGSTROM_PER_BOHR
 
 _BYTES_PER_ATOM = 13  # three float32 and one uint8
-_BYTES_PER_ROW = 20  # offset, standardised target and row number
+_BYTES_PER_FORCE = 12
+_BYTES_PER_ROW = 36  # offset, row number, and the labels of a few targets
 _SAMPLED_ROWS = 256
 
 
@@ -30,42 +33,46 @@ class ConformerDataset(torch.utils.data.Dataset):
     ----------
     dataset : Dataset
         Store.
-    rows : Int64[n]
+    selection : Selection
         Rows of the store to hold.
-    target_ev : Float64[n]
-        Their targets, eV.
     standardisation : Standardisation
-        Brings targets to zero mean and unit spread.
-    cutoff_angstrom : float
-        Reach of the neighbour list, Angstrom.
+        Brings its targets to unit spread.
+    neighbor_list : NeighborList
+        Finds the neighbours of atoms.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        rows: Int64[np.ndarray, " n"],
-        target_ev: Float64[np.ndarray, " n"],
+        selection: Selection,
         standardisation: Standardisation,
-        cutoff_angstrom: float,
+        neighbor_list: NeighborList,
     ) -> None:
+        targets = tuple(standardisation.scalings)
+        vectors = [target for target in targets if target not in SCALARS]
         z: list[UInt8[np.ndarray, " atoms"]] = []
         positions: list[Float32[np.ndarray, "atoms 3"]] = []
         n_atoms = [np.zeros(1, dtype=np.int64)]
-        target = np.empty(len(rows), dtype=np.float32)
-        for part, block in blocks_of(dataset, rows, ("z", "pos")):
+        labels: dict[Target, list[np.ndarray]] = {target: [] for target in targets}
+        for part, block in blocks_of(dataset, selection.rows, ("z", "pos", *vectors)):
             z.append(block["z"])
             # Centred on the first atom before rounding, for molecules far from the origin.
             first = np.repeat(block["pos"][block.atom_offset[:-1]], block.n_atoms, axis=0)
             positions.append(((block["pos"] - first) * ANGSTROM_PER_BOHR).astype(np.float32))
             n_atoms.append(block.n_atoms)
-            offset_ev = standardisation.offset_ev(block["z"], block.atom_offset)
-            target[part] = (target_ev[part] - offset_ev) / standardisation.scale_ev
-        self.rows = rows
+            for target, scaling in standardisation.scalings.items():
+                if target in SCALARS:
+                    offset = scaling.offset(block["z"], block.atom_offset)
+                    values = selection.scalars[target][part] - offset
+                else:
+                    values = block[target] * TARGETS[target].factor
+                labels[target].append((values / scaling.scale).astype(np.float32))
+        self.rows = selection.rows
         self._z = np.concatenate(z)
         self._positions_angstrom = np.concatenate(positions)
         self._offset = np.cumsum(np.concatenate(n_atoms))
-        self._target = target
-        self._neighbor_list = MatScipyNeighborList(cutoff=cutoff_angstrom)
+        self._labels = {target: np.concatenate(parts) for target, parts in labels.items()}
+        self._neighbor_list = neighbor_list
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,7 +80,8 @@ class ConformerDataset(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> Inputs:
         """Give a structure: see `structure_inputs`; ``idx`` is its row in the store.
 
-        The standardised target is under ``TARGET``, (1,) float32.
+        The standardised labels are under their `label_key`: (1,) float32 for a scalar, (1, 3) for
+        the dipole, (nat, 3) for forces.
 
         Raises
         ------
@@ -88,7 +96,9 @@ class ConformerDataset(torch.utils.data.Dataset):
             self._neighbor_list,
             int(self.rows[place]),
         )
-        inputs[TARGET] = torch.from_numpy(self._target[place : place + 1])
+        for target, values in self._labels.items():
+            part = atoms if target == "forces" else slice(place, place + 1)
+            inputs[label_key(target)] = torch.from_numpy(values[part])
         return inputs
 
 
@@ -96,15 +106,15 @@ class ConformerStream(torch.utils.data.IterableDataset):
     """Conformers read from the store block by block, for stores that don't fit in memory.
 
     Each worker process takes its own blocks. One block is in memory at a time a process, beside
-    the 16 bytes a row of the selection.
+    the selection.
 
     Parameters
     ----------
     dataset : Dataset
         Store.
     selection : Selection
-        Rows and targets.
-    standardisation, cutoff_angstrom
+        Rows and labels.
+    standardisation, neighbor_list
         As for `ConformerDataset`.
     shuffle_seed : tuple of int, optional
         Shuffles blocks, and rows within each; stored order by default.
@@ -117,14 +127,14 @@ class ConformerStream(torch.utils.data.IterableDataset):
         dataset: Dataset,
         selection: Selection,
         standardisation: Standardisation,
-        cutoff_angstrom: float,
+        neighbor_list: NeighborList,
         shuffle_seed: tuple[int, ...] | None = None,
         block_rows: int = BLOCK_ROWS,
     ) -> None:
         self._dataset = dataset
         self._selection = selection
         self._standardisation = standardisation
-        self._cutoff_angstrom = cutoff_angstrom
+        self._neighbor_list = neighbor_list
         self._shuffle_seed = shuffle_seed
         self._block_rows = block_rows
 
@@ -137,13 +147,11 @@ class ConformerStream(torch.utils.data.IterableDataset):
             starts = np.random.default_rng(self._shuffle_seed).permutation(starts)
             generator = np.random.default_rng([*self._shuffle_seed, first])
         for start in starts[first::step].tolist():
-            part = slice(start, start + self._block_rows)
             block = ConformerDataset(
                 self._dataset,
-                self._selection.rows[part],
-                self._selection.target_ev[part],
+                self._selection.take(slice(start, start + self._block_rows)),
                 self._standardisation,
-                self._cutoff_angstrom,
+                self._neighbor_list,
             )
             order = np.arange(len(block))
             for place in order if generator is None else generator.permutation(order):
@@ -158,33 +166,43 @@ class ConformerDataModule(pl.LightningDataModule):
     dataset : Dataset
         Store.
     config : TrainConfig
-        Target, batches, seed and memory.
+        Targets, size of the training set, batches, seed and memory.
 
     Attributes
     ----------
     train, val, test : Selection
-        Rows of the splits, and targets in eV.
+        Rows of the splits, and labels; `train` has the part that is learnt from.
     standardisation : Standardisation
-        Fitted on the training split.
+        Fitted on `train`.
     streamed : bool
         Whether geometries are read anew each epoch.
 
     Raises
     ------
     InputError
-        A split holds no usable row, or an element is too heavy.
+        A split holds no usable row or fewer than are asked for, the store lacks a label, or an
+        element is too heavy.
     """
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
         super().__init__()
         self._dataset = dataset
         self._config = config
-        self.train = select_rows(dataset, "train", config.target)
-        self.val = select_rows(dataset, "val", config.target, self.train.elements)
-        self.test = select_rows(dataset, "test", config.target, self.train.elements)
-        self.standardisation = fit_standardisation(dataset, self.train, config.target)
+        self._neighbor_list = NeighborList.of(config)
+        targets = tuple(config.targets)
+        self.train = training_subset(
+            dataset,
+            select_rows(dataset, "train", targets),
+            conformers=config.train_size,
+            molecules=config.train_molecules,
+            seed=config.seed,
+        )
+        self.val = select_rows(dataset, "val", targets, self.train.elements)
+        self.test = select_rows(dataset, "test", targets, self.train.elements)
+        self.standardisation = fit_standardisation(dataset, self.train, targets)
         n_rows = len(self.train) + len(self.val) + len(self.test)
-        self.streamed = estimated_bytes(dataset, n_rows) > config.in_memory_gib * 2**30
+        needed = estimated_bytes(dataset, n_rows, forces="forces" in targets)
+        self.streamed = needed > config.in_memory_gib * 2**30
         self._loaded: dict[str, ConformerDataset] = {}
 
     def train_dataloader(self) -> AtomsLoader:
@@ -207,17 +225,13 @@ class ConformerDataModule(pl.LightningDataModule):
                 self._dataset,
                 selection,
                 self.standardisation,
-                config.cutoff_angstrom,
+                self._neighbor_list,
                 (config.seed, epoch) if shuffle else None,
             )
             return make_loader(stream, config.batch_size, num_workers=config.num_workers)
         if name not in self._loaded:
             self._loaded[name] = ConformerDataset(
-                self._dataset,
-                selection.rows,
-                selection.target_ev,
-                self.standardisation,
-                config.cutoff_angstrom,
+                self._dataset, selection, self.standardisation, self._neighbor_list
             )
         return make_loader(
             self._loaded[name],
@@ -227,8 +241,9 @@ class ConformerDataModule(pl.LightningDataModule):
         )
 
 
-def estimated_bytes(dataset: Dataset, n_rows: int) -> int:
+def estimated_bytes(dataset: Dataset, n_rows: int, *, forces: bool = False) -> int:
     """Estimate the memory that so many rows take, from the sizes of a few hundred of them."""
     sample = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_ROWS).astype(np.int64))
     mean_atoms = float(dataset.batch(sample, ()).n_atoms.mean())
-    return round(n_rows * (mean_atoms * _BYTES_PER_ATOM + _BYTES_PER_ROW))
+    per_atom = _BYTES_PER_ATOM + _BYTES_PER_FORCE * forces
+    return round(n_rows * (mean_atoms * per_atom + _BYTES_PER_ROW))

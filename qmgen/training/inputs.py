@@ -9,19 +9,25 @@ from jaxtyping import Float, Shaped
 from schnetpack import properties
 from schnetpack.data import AtomsLoader
 from schnetpack.data.loader import _atoms_collate_fn
-from schnetpack.transform import MatScipyNeighborList
 from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
+from qmgen.training.neighbors import NeighborList
+from qmgen.training.targets import Target
+
 Inputs = dict[str, torch.Tensor]
-TARGET = "target"
-"""Key of the standardised target."""
+
+
+def label_key(target: Target) -> str:
+    """Give the key of a standardised label."""
+    return f"label_{target}"
 
 
 def structure_inputs(
     atomic_numbers: Shaped[np.ndarray, " nat"],
     positions_angstrom: Float[np.ndarray, "nat 3"],
-    neighbor_list: MatScipyNeighborList,
+    neighbor_list: NeighborList,
     index: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Inputs:
     """Give a molecule in schnetpack's keys, with its neighbours.
 
@@ -31,26 +37,29 @@ def structure_inputs(
         Atomic numbers.
     positions_angstrom : Float[nat, 3]
         Positions, Angstrom.
-    neighbor_list : MatScipyNeighborList
+    neighbor_list : NeighborList
         Finds the neighbours.
     index : int
         Number that tells the structure from others.
+    dtype : dtype
+        Type of the positions, that of the weights of the network that reads them.
 
     Returns
     -------
     dict of str to Tensor
-        ``Z`` (nat,) int64, ``R`` (nat, 3) float32, ``cell`` (1, 3, 3) of zeros, ``pbc`` (3,) of
+        ``Z`` (nat,) int64, ``R`` (nat, 3) of `dtype`, ``cell`` (1, 3, 3) of zeros, ``pbc`` (3,) of
         False, ``idx`` and ``n_atoms`` (1,) int64, and the neighbour list.
     """
-    # float32 would lose digits of distances far from the origin.
+    # float32 would lose digits of distances far from the origin. A neutral molecule's dipole does
+    # not change.
     centred = positions_angstrom - positions_angstrom.mean(axis=0, dtype=np.float64)
     return neighbor_list(
         {
             properties.idx: torch.tensor([index]),
             properties.n_atoms: torch.tensor([len(atomic_numbers)]),
             properties.Z: torch.from_numpy(atomic_numbers.astype(np.int64)),
-            properties.R: torch.from_numpy(centred.astype(np.float32)),
-            properties.cell: torch.zeros(1, 3, 3),
+            properties.R: torch.from_numpy(centred).to(dtype),
+            properties.cell: torch.zeros(1, 3, 3, dtype=dtype),
             properties.pbc: torch.zeros(3, dtype=torch.bool),
         }
     )

@@ -1,72 +1,93 @@
-"""Reads the errors that a training logged, and draws them."""
+"""Writes, reads and draws the errors of a training, epoch by epoch."""
 
 import csv
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from qmgen.training.targets import TARGETS, Target, mae_name
 
-@dataclass(frozen=True)
-class LearningCurve:
-    """Mean absolute errors by epoch, eV.
-
-    Attributes
-    ----------
-    train, val : dict of int to float
-        Error by epoch, from 0; epochs that a run did not finish are missing.
-    """
-
-    train: dict[int, float]
-    val: dict[int, float]
+Row = dict[str, float]
+"""``epoch`` (from 1), ``step``, ``learning_rate``, and errors by their `mae_name`."""
 
 
-def read_learning_curve(metrics_csv: Path) -> LearningCurve:
-    """Read the errors from a log of Lightning's ``CSVLogger``."""
-    curves: dict[str, dict[int, float]] = {"train_mae_ev": {}, "val_mae_ev": {}}
-    with metrics_csv.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            for name, values in curves.items():
-                if row.get(name):
-                    values[int(row["epoch"])] = float(row[name])
-    return LearningCurve(curves["train_mae_ev"], curves["val_mae_ev"])
+def read_rows(path: Path) -> list[Row]:
+    """Read the rows of a log, none if there is no log yet; a line that was cut off is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        lines = [line for line in stream if line.endswith("\n")]
+    rows = csv.DictReader(lines)
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def write_rows(rows: list[Row], path: Path) -> None:
+    """Write a log anew, in one go; it has at least one row."""
+    beside = path.with_suffix(".csv.part")
+    with beside.open("w", newline="", encoding="utf-8") as stream:
+        _write(rows, stream, header=True)
+    beside.replace(path)
+
+
+def append_row(row: Row, path: Path) -> None:
+    """Add an epoch to a log; it is on the disk when this returns."""
+    header = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        _write([row], stream, header=header)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def plot_learning_curve(
-    curve: LearningCurve, baselines_ev: Mapping[str, float], target: str, path: Path
+    rows: list[Row], baselines: Mapping[Target, Mapping[str, float]], path: Path
 ) -> None:
-    """Draw errors against epochs, and baselines as dashed lines.
+    """Draw errors against epochs, and baselines as dashed lines; one panel a target.
 
     Parameters
     ----------
-    curve : LearningCurve
+    rows : list of dict
         Errors.
-    baselines_ev : mapping of str to float
-        Errors of predictors to beat by name, eV.
-    target : str
-        Name of the label.
+    baselines : mapping
+        Errors of predictors to beat by target and name, in the target's unit.
     path : Path
         PNG file to write.
     """
     # No pyplot: it would keep the figure and choose a backend for the whole process.
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.0 + 3.0 * len(baselines)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, values in (("training", curve.train), ("validation", curve.val)):
-        epochs = [epoch + 1 for epoch in values]
-        axes.plot(epochs, list(values.values()), marker="o", markersize=2.5, label=name)
-    for i, (name, error_ev) in enumerate(baselines_ev.items()):
-        axes.axhline(error_ev, color=f"{0.2 + 0.3 * i}", linestyle="--", linewidth=1, label=name)
-    shown = [*curve.train.values(), *curve.val.values(), *baselines_ev.values()]
+    panels = figure.subplots(len(baselines), squeeze=False, sharex=True)[:, 0]
+    for axes, (target, errors) in zip(panels, baselines.items(), strict=True):
+        _draw(axes, rows, target, errors)
+    panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.savefig(path, dpi=150)
+
+
+def _draw(axes: Axes, rows: list[Row], target: Target, baselines: Mapping[str, float]) -> None:
+    epochs = [row["epoch"] for row in rows]
+    shown = list(baselines.values())
+    for split, name in (("train", "training"), ("val", "validation")):
+        values = [row[mae_name(split, target)] for row in rows]
+        axes.plot(epochs, values, marker="o", markersize=2.5, label=name)
+        shown += values
+    for i, (name, error) in enumerate(baselines.items()):
+        axes.axhline(error, color=f"{0.2 + 0.3 * i}", linestyle="--", linewidth=1, label=name)
     if all(math.isfinite(value) and value > 0 for value in shown):
         axes.set_yscale("log")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(f"mean absolute error of {target} (eV)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(f"mean absolute error of {target} ({TARGETS[target].unit})")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=150)
+
+
+def _write(rows: list[Row], stream: TextIO, *, header: bool) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    if header:
+        writer.writerow(rows[0])
+    writer.writerows(row.values() for row in rows)

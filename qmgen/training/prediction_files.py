@@ -1,17 +1,14 @@
 """Predictions for the molecules of a file or the conformers of a store."""
 
-import csv
-import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from ase.data import chemical_symbols
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64, Shaped
 
 from qmgen.dataset import Batch, open_dataset
 from qmgen.errors import ConformerError, InputError
@@ -26,16 +23,37 @@ from qmgen.training.checkpoint import load_model
 from qmgen.training.model import PropertyModel
 from qmgen.training.prediction import predict, unseen_elements
 from qmgen.training.selection import BLOCK_ROWS
-from qmgen.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
+from qmgen.training.targets import TARGETS, Target
+from qmgen.units import ANGSTROM_PER_BOHR
 
 _ONE_CONFORMER = ConformerConfig(per_molecule=1)
 _BATCHES = 8
 """Batches of structures held at a time."""
 
+Values = Mapping[Target, Float64[np.ndarray, "..."]]
+"""Values of one structure in the units of `TARGETS`: () for a scalar, (3,) for the dipole, (nat, 3)
+for forces."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Atoms at places.
+
+    Attributes
+    ----------
+    atomic_numbers : Shaped[nat]
+        Atomic numbers.
+    positions_angstrom : Float[nat, 3]
+        Positions, Angstrom.
+    """
+
+    atomic_numbers: Shaped[np.ndarray, " nat"]
+    positions_angstrom: Float[np.ndarray, "nat 3"]
+
+
+@dataclass(frozen=True, eq=False)
 class PredictionRow:
-    """The prediction for one conformer, or why there is none.
+    """The predictions for one conformer, or why there are none.
 
     Attributes
     ----------
@@ -45,49 +63,42 @@ class PredictionRow:
         SMILES of the molecule; the offending text if the record can't be read.
     conformer : int
         The conformer's number; -1 for the whole molecule.
-    predicted_ev : float or None
-        Prediction, eV.
-    reference_ev : float or None
-        Stored label, eV; None outside a store.
+    predicted : mapping
+        Predictions; empty if there are none.
+    reference : mapping
+        Stored labels; empty outside a store, and without those that a store lacks.
     problem : str
         Why there is no prediction; empty if there is one.
+    structure : Structure or None
+        What the predictions are for; None if it could not be made.
     """
 
     line: int
     smile: str
     conformer: int
-    predicted_ev: float | None
-    reference_ev: float | None
+    predicted: Values = field(default_factory=dict)
+    reference: Values = field(default_factory=dict)
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class PredictionSummary:
-    """What a file of predictions holds.
-
-    Attributes
-    ----------
-    predicted : int
-        Rows with a prediction.
-    skipped : int
-        Rows without.
-    compared : int
-        Rows with a prediction and a reference.
-    mae_ev : float or None
-        Mean absolute error of the compared rows, eV; None if there are none.
-    """
-
-    predicted: int
-    skipped: int
-    compared: int
-    mae_ev: float | None
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Structure:
-    row: PredictionRow
-    atomic_numbers: Shaped[np.ndarray, " nat"]
-    positions_angstrom: Float[np.ndarray, "nat 3"]
+class FilePredictions:
+    """Predictions for an input, made while they are gone over, once.
+
+    Attributes
+    ----------
+    targets : tuple of str
+        What is predicted.
+    rows : iterator of PredictionRow
+        One row a conformer.
+    """
+
+    targets: tuple[Target, ...]
+    rows: Iterator[PredictionRow]
+
+    def __iter__(self) -> Iterator[PredictionRow]:
+        return self.rows
 
 
 def predict_file(
@@ -99,7 +110,7 @@ def predict_file(
     seed: int = 0,
     smiles_column: str | None = None,
     batch_size: int = 64,
-) -> Iterator[PredictionRow]:
+) -> FilePredictions:
     """Predict for every conformer of an input, in its order and in bounded memory.
 
     The model sees elements and positions, not the charge of a molecule.
@@ -124,7 +135,7 @@ def predict_file(
 
     Returns
     -------
-    iterator of PredictionRow
+    FilePredictions
         Records that can't be read, molecules that can't be embedded, and conformers with an
         element that the training split lacks come without a prediction and with the reason.
 
@@ -139,139 +150,79 @@ def predict_file(
     model = load_model(checkpoint)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    items: Iterator[PredictionRow]
     if path.is_dir():
+        dataset = open_dataset(path)
+        labels = tuple(target for target in model.targets if target in dataset.columns)
         # Checks the name of the split now, not at the first row.
-        blocks = open_dataset(path).iter_blocks(
-            BLOCK_ROWS,
-            split=split,
-            columns=("line", "smile", "index", "z", "pos", model.config.target),
+        blocks = dataset.iter_blocks(
+            BLOCK_ROWS, split=split, columns=("line", "smile", "index", "z", "pos", *labels)
         )
-        return _predict_rows(model, _stored(blocks, model), batch_size)
-    if split is not None:
+        items = _stored(blocks, labels)
+    elif split is not None:
         raise InputError(f"{path} is a file; only a store has the split {split!r}")
-    records = read_molecules(path, smiles_column=smiles_column)
-    return _predict_rows(model, _embedded(records, conformers, seed, model), batch_size)
+    else:
+        records = read_molecules(path, smiles_column=smiles_column)
+        items = _embedded(records, conformers, seed)
+    return FilePredictions(model.targets, _predict_rows(model, items, batch_size))
 
 
-def write_predictions_csv(
-    rows: Iterable[PredictionRow], path: str | os.PathLike[str]
-) -> PredictionSummary:
-    """Write predictions as they come, one line a row, empty where there is no value.
-
-    Parameters
-    ----------
-    rows : iterable of PredictionRow
-        Predictions.
-    path : path
-        CSV file to make.
-
-    Returns
-    -------
-    PredictionSummary
-
-    Raises
-    ------
-    InputError
-        The file exists or can't be written.
-    """
-    path = Path(path)
-    try:
-        stream = path.open("x", newline="", encoding="utf-8")
-    except FileExistsError as error:
-        raise InputError(f"{path} exists; delete it or choose another output") from error
-    except OSError as error:
-        raise InputError(
-            f"can't write {path}: {error.strerror or error}; choose another output"
-        ) from error
-    try:
-        with stream:
-            return _write(rows, stream)
-    except BaseException:
-        # Half a table looks like a whole one.
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _write(rows: Iterable[PredictionRow], stream: TextIO) -> PredictionSummary:
-    predicted = skipped = compared = 0
-    total_ev = 0.0
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(field.name for field in fields(PredictionRow))
-    for row in rows:
-        writer.writerow(astuple(row))
-        if row.predicted_ev is None:
-            skipped += 1
-            continue
-        predicted += 1
-        if row.reference_ev is not None:
-            compared += 1
-            total_ev += abs(row.predicted_ev - row.reference_ev)
-    mae_ev = total_ev / compared if compared else None
-    return PredictionSummary(predicted, skipped, compared, mae_ev)
-
-
-def _stored(blocks: Iterable[Batch], model: PropertyModel) -> Iterator[_Structure | PredictionRow]:
+def _stored(blocks: Iterable[Batch], labels: tuple[Target, ...]) -> Iterator[PredictionRow]:
     for block in blocks:
         for i in range(len(block)):
             values = block.row(i)
-            label = float(values[model.config.target])
-            row = PredictionRow(
+            reference = {name: np.asarray(values[name] * TARGETS[name].factor) for name in labels}
+            yield PredictionRow(
                 line=int(values["line"]),
                 smile=str(values["smile"]),
                 conformer=int(values["index"]),
-                predicted_ev=None,
-                reference_ev=label * EV_PER_HARTREE if math.isfinite(label) else None,
+                reference={n: label for n, label in reference.items() if np.isfinite(label).all()},
+                structure=Structure(values["z"], values["pos"] * ANGSTROM_PER_BOHR),
             )
-            yield _checked(model, row, values["z"], values["pos"] * ANGSTROM_PER_BOHR)
 
 
 def _embedded(
-    records: Iterable[Molecule | RejectedRecord],
-    conformers: ConformerConfig,
-    seed: int,
-    model: PropertyModel,
-) -> Iterator[_Structure | PredictionRow]:
+    records: Iterable[Molecule | RejectedRecord], conformers: ConformerConfig, seed: int
+) -> Iterator[PredictionRow]:
     for record in records:
         if isinstance(record, RejectedRecord):
-            yield PredictionRow(record.line, record.text, -1, None, None, record.reason)
+            yield PredictionRow(record.line, record.text, -1, problem=record.reason)
             continue
         try:
             positions = embed_conformers(record, conformers, seed)
         except ConformerError as error:
-            yield PredictionRow(record.line, record.smiles, -1, None, None, str(error))
+            yield PredictionRow(record.line, record.smiles, -1, problem=str(error))
             continue
         for i, positions_angstrom in enumerate(positions):
-            row = PredictionRow(record.line, record.smiles, i, None, None)
-            yield _checked(model, row, record.atomic_numbers, positions_angstrom)
+            structure = Structure(record.atomic_numbers, positions_angstrom)
+            yield PredictionRow(record.line, record.smiles, i, structure=structure)
 
 
-def _checked(
-    model: PropertyModel,
-    row: PredictionRow,
-    atomic_numbers: Shaped[np.ndarray, " nat"],
-    positions_angstrom: Float[np.ndarray, "nat 3"],
-) -> _Structure | PredictionRow:
-    if unseen := unseen_elements(model, atomic_numbers):
+def _checked(model: PropertyModel, row: PredictionRow) -> PredictionRow:
+    if row.structure and (unseen := unseen_elements(model, row.structure.atomic_numbers)):
         symbols = ", ".join(chemical_symbols[z] for z in unseen)
         return replace(row, problem=f"the training split has no {symbols}")
-    return _Structure(row, atomic_numbers, positions_angstrom)
+    return row
 
 
 def _predict_rows(
-    model: PropertyModel, items: Iterator[_Structure | PredictionRow], batch_size: int
+    model: PropertyModel, rows: Iterator[PredictionRow], batch_size: int
 ) -> Iterator[PredictionRow]:
-    while chunk := list(islice(items, _BATCHES * batch_size)):
-        structures = [item for item in chunk if isinstance(item, _Structure)]
-        values = iter(
-            predict(
-                model,
-                [structure.atomic_numbers for structure in structures],
-                [structure.positions_angstrom for structure in structures],
-                batch_size,
-            ).tolist()
+    while chunk := [_checked(model, row) for row in islice(rows, _BATCHES * batch_size)]:
+        structures = [row.structure for row in chunk if row.structure and not row.problem]
+        values = predict(
+            model,
+            [structure.atomic_numbers for structure in structures],
+            [structure.positions_angstrom for structure in structures],
+            batch_size,
         )
-        for item in chunk:
-            if isinstance(item, PredictionRow):
-                yield item
-            else:
-                yield replace(item.row, predicted_ev=next(values))
+        place = 0
+        for row in chunk:
+            if row.problem:
+                yield row
+                continue
+            predicted = {
+                target: np.asarray(values[TARGETS[target].key][place]) for target in model.targets
+            }
+            yield replace(row, predicted=predicted)
+            place += 1

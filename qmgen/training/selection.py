@@ -1,54 +1,74 @@
-"""Which rows of a store are trained on, with their targets in eV."""
+"""Which rows of a store are learnt from, with their labels."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from qmgen.dataset import Batch, Dataset
 from qmgen.errors import InputError
-from qmgen.training.config import Target
-from qmgen.units import EV_PER_HARTREE
+from qmgen.training.targets import SCALARS, TARGETS, Target
 
 BLOCK_ROWS = 16384
 """Rows read together: a chunk of the store's plain columns."""
 MAX_ATOMIC_NUMBER = 99
-"""Largest that SchNet's embedding takes in every release of schnetpack."""
+"""Largest that the embedding takes in every release of schnetpack."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Converged conformers of one split whose target is finite: 16 bytes a row.
+    """Converged conformers of one split that have every label: 16 bytes a row, 8 a scalar target.
 
     Attributes
     ----------
     rows : Int64[n]
         Row numbers in the dataset, ascending.
-    target_ev : Float64[n]
-        Target, eV.
-    num_molecules : int
-        Molecules that the rows belong to.
+    molecules : Int64[n]
+        Molecule of each row.
+    scalars : dict of str to Float64[n]
+        Targets with one number a structure, eV.
     elements : tuple of int
         Atomic numbers that occur, ascending.
-    num_left_out : int
+    num_unseen : int
         Conformers left out since the training split lacks one of their elements.
+    num_unlabelled : int
+        Converged conformers left out since a label is not finite, or since the dipole is learnt
+        and they are charged, so that it depends on the origin.
     """
 
     rows: Int64[np.ndarray, " n"]
-    target_ev: Float64[np.ndarray, " n"]
-    num_molecules: int
+    molecules: Int64[np.ndarray, " n"]
+    scalars: dict[Target, Float64[np.ndarray, " n"]]
     elements: tuple[int, ...]
-    num_left_out: int
+    num_unseen: int
+    num_unlabelled: int
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def num_molecules(self) -> int:
+        """Number of molecules that the rows belong to."""
+        return len(np.unique(self.molecules))
+
+    def take(self, places: slice | Bool[np.ndarray, " n"]) -> "Selection":
+        """Give a part of the rows; everything else stays as it is."""
+        return replace(
+            self,
+            rows=self.rows[places],
+            molecules=self.molecules[places],
+            scalars={target: values[places] for target, values in self.scalars.items()},
+        )
+
 
 def select_rows(
-    dataset: Dataset, split: str, target: Target, known_elements: tuple[int, ...] | None = None
+    dataset: Dataset,
+    split: str,
+    targets: Sequence[Target],
+    known_elements: tuple[int, ...] | None = None,
 ) -> Selection:
-    """Find the rows of a split that can be used; reads the target and all atomic numbers once.
+    """Find the rows of a split that can be used; reads the labels and all atomic numbers once.
 
     Parameters
     ----------
@@ -56,8 +76,8 @@ def select_rows(
         Store.
     split : {"train", "val", "test"}
         Split.
-    target : {"gap", "homo", "lumo", "energy"}
-        Label.
+    targets : sequence of str
+        Labels.
     known_elements : tuple of int, optional
         Leave out conformers with other elements: no network can have learnt about them.
 
@@ -68,37 +88,47 @@ def select_rows(
     Raises
     ------
     InputError
-        No row is left, or an element is too heavy for the embedding.
+        The store lacks a label, no row is left, or an element is too heavy for the embedding.
     """
-    rows, values, molecules = [], [], []
+    for target in targets:
+        if target not in dataset.columns:
+            raise InputError(
+                f"{dataset.path}: the store has no {target}; generate one that has, or leave "
+                f"{target} out of the targets"
+            )
+    scalars = [target for target in SCALARS if target in targets]
+    rows, molecules = [], []
+    values: dict[Target, list[np.ndarray]] = {target: [] for target in scalars}
     elements: set[int] = set()
-    seen = left_out = 0
-    for block in dataset.iter_blocks(
-        BLOCK_ROWS, split=split, columns=("molecule", "z", target), converged_only=True
-    ):
+    seen = unseen = 0
+    columns = ("molecule", "charge", "z", *targets)
+    for block in dataset.iter_blocks(BLOCK_ROWS, split=split, columns=columns, converged_only=True):
         seen += len(block)
-        keep = np.isfinite(block[target])
+        keep = _labelled(block, targets)
         if known_elements is not None:
             known = _has_only(block, known_elements)
-            left_out += int((keep & ~known).sum())
+            unseen += int((keep & ~known).sum())
             keep &= known
         rows.append(block.rows[keep])
-        values.append(block[target][keep])
-        molecules.append(np.unique(block["molecule"][keep]))
+        molecules.append(block["molecule"][keep])
+        for target in scalars:
+            values[target].append(block[target][keep] * TARGETS[target].factor)
         elements.update(np.unique(block["z"][np.repeat(keep, block.n_atoms)]).tolist())
-    if not sum(map(len, rows)):
-        raise InputError(_empty(dataset, split, target, seen, left_out))
+    found = sum(map(len, rows))
+    if not found:
+        raise InputError(_empty(dataset, split, targets, seen, unseen))
     if max(elements) > MAX_ATOMIC_NUMBER:
         raise InputError(
-            f"{dataset.path}: SchNet's embedding ends at atomic number {MAX_ATOMIC_NUMBER}, the "
+            f"{dataset.path}: the embedding ends at atomic number {MAX_ATOMIC_NUMBER}, the "
             f"{split} split has {max(elements)}; generate a dataset without it"
         )
     return Selection(
         rows=np.concatenate(rows),
-        target_ev=np.concatenate(values) * EV_PER_HARTREE,
-        num_molecules=len(np.unique(np.concatenate(molecules))),
+        molecules=np.concatenate(molecules),
+        scalars={target: np.concatenate(parts) for target, parts in values.items()},
         elements=tuple(sorted(elements)),
-        num_left_out=left_out,
+        num_unseen=unseen,
+        num_unlabelled=seen - found - unseen,
     )
 
 
@@ -111,16 +141,31 @@ def blocks_of(
         yield part, dataset.batch(rows[part], columns)
 
 
-def _has_only(block: Batch, known_elements: tuple[int, ...]) -> np.ndarray:
+def _labelled(block: Batch, targets: Sequence[Target]) -> Bool[np.ndarray, " n"]:
+    keep = np.ones(len(block), dtype=bool)
+    for target in targets:
+        finite = np.isfinite(block[target])
+        if target == "forces":
+            finite = np.logical_and.reduceat(finite.all(axis=1), block.atom_offset[:-1])
+        elif target == "dipole":
+            finite = finite.all(axis=1) & (block["charge"] == 0)
+        keep &= finite
+    return keep
+
+
+def _has_only(block: Batch, known_elements: tuple[int, ...]) -> Bool[np.ndarray, " n"]:
     unknown = ~np.isin(block["z"], known_elements)
     return np.add.reduceat(unknown, block.atom_offset[:-1], dtype=np.int64) == 0
 
 
-def _empty(dataset: Dataset, split: str, target: str, seen: int, left_out: int) -> str:
-    if left_out:
+def _empty(dataset: Dataset, split: str, targets: Sequence[str], seen: int, unseen: int) -> str:
+    if unseen:
         reason = "every conformer has an element that the training split lacks"
     elif seen:
-        reason = f"the target {target!r} is NaN for all its {seen} converged conformers"
+        names = " and ".join(repr(target) for target in targets)
+        reason = f"none of its {seen} converged conformers has a finite {names}"
+        if "dipole" in targets:
+            reason += " without charge"
     else:
         reason = "it has no converged conformer"
     return (

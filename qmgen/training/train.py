@@ -1,6 +1,5 @@
 """From a store to a trained model: one call."""
 
-import json
 import logging
 import os
 import signal
@@ -9,15 +8,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -26,81 +22,24 @@ from qmgen.errors import ConfigError, InputError
 from qmgen.training.checkpoint import load_model
 from qmgen.training.config import TrainConfig
 from qmgen.training.data import ConformerDataModule
-from qmgen.training.learning_curve import LearningCurve, plot_learning_curve, read_learning_curve
-from qmgen.training.model import build_schnet
-from qmgen.training.selection import blocks_of
+from qmgen.training.ema import MovingAverage
+from qmgen.training.fine_tuning import copy_weights, load_initial
+from qmgen.training.learning_curve import plot_learning_curve, read_rows, write_rows
+from qmgen.training.model import PropertyModel, build_model
+from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
+from qmgen.training.result import TrainResult, size_of, target_errors, write_metrics
+from qmgen.training.resume import CONFIG_FILE, RESULT_FILE, Unfinished, find_unfinished
+from qmgen.training.targets import Target
 from qmgen.training.task import PropertyTask
 
-MODEL_FILE = "model.ckpt"
 _PACKAGES = ("qmgen", "torch", "schnetpack", "pytorch-lightning", "numpy")
 # What is meant to be so here, and a deprecated function of torch that Lightning calls.
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
-    ".*Experiment logs directory .* exists and is not empty.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*available but not used.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
-
-
-@dataclass(frozen=True)
-class SplitSize:
-    """What a split has that could be used.
-
-    Attributes
-    ----------
-    conformers : int
-        Converged conformers with a finite target.
-    molecules : int
-        Molecules they belong to.
-    left_out : int
-        Further conformers with an element that the training split lacks.
-    """
-
-    conformers: int
-    molecules: int
-    left_out: int
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How good a model is, and where it lies.
-
-    Attributes
-    ----------
-    test_mae_ev : float
-        Mean absolute error of the best epoch's model on the test split, eV.
-    val_mae_ev : float
-        The same on the validation split, by which the epoch was chosen.
-    baseline_mae_ev : float
-        Error on the test split of predicting the training split's mean, eV.
-    composition_mae_ev : float or None
-        Error on the test split of the atom references alone, eV; None unless the target is the
-        energy, of which they explain nearly all.
-    best_epoch : int
-        Epoch of the model, from 1.
-    epochs : int
-        Epochs that were trained.
-    train, val, test : SplitSize
-        Sizes of the splits.
-    checkpoint, plot, metrics_csv, metrics_json, config_json : Path
-        Files written.
-    """
-
-    test_mae_ev: float
-    val_mae_ev: float
-    baseline_mae_ev: float
-    composition_mae_ev: float | None
-    best_epoch: int
-    epochs: int
-    train: SplitSize
-    val: SplitSize
-    test: SplitSize
-    checkpoint: Path
-    plot: Path
-    metrics_csv: Path
-    metrics_json: Path
-    config_json: Path
 
 
 def train_model(
@@ -108,11 +47,12 @@ def train_model(
     out_dir: str | os.PathLike[str],
     config: TrainConfig,
 ) -> TrainResult:
-    """Train a SchNet on a store's training split and test it on its test split.
+    """Train a network on a store's training split and test it on its test split.
 
     On the CPU, the same store, configuration, versions and number of threads give the same
-    result. ``model.ckpt`` is written after each epoch with a lower validation error, so an
-    interrupted training leaves the best model so far. The caller's random numbers are untouched.
+    result. After each epoch the state is written, and the best model so far. A training that was
+    interrupted goes on when it is called again in the same way, and comes to the same result as
+    without interruption. The caller's random numbers are untouched.
 
     Parameters
     ----------
@@ -120,7 +60,7 @@ def train_model(
         Folder of the store.
     out_dir : path
         Folder to write ``model.ckpt``, ``config.json``, ``metrics.csv``, ``metrics.json`` and
-        ``learning_curve.png`` to; made if missing.
+        ``learning_curve.png`` to, and until the end ``last.ckpt``; made if missing.
     config : TrainConfig
         What to train, and how.
 
@@ -131,103 +71,157 @@ def train_model(
     Raises
     ------
     InputError
-        `out_dir` has a model or can't be made, or a split is of no use, or training diverged.
+        `out_dir` has a complete training or can't be made, or a split is of no use, or training
+        diverged.
     StoreError
-        There is no complete store.
+        There is no complete store; `StoreMismatchError` if an interrupted training in `out_dir`
+        was on another one.
     ConfigError
-        There is no such accelerator.
+        There is no such accelerator, the initial model doesn't fit, or an interrupted training in
+        `out_dir` had another configuration.
     KeyboardInterrupt
         The user interrupted the training.
     """
     out = Path(os.path.abspath(out_dir))
-    if os.path.lexists(out / MODEL_FILE):
-        raise InputError(f"{out / MODEL_FILE} exists; choose another output or delete it")
     dataset = open_dataset(dataset_path)
+    origin = _origin(dataset)
+    unfinished = find_unfinished(out, config, origin)
     data = ConformerDataModule(dataset, config)
+    with _quiet_lightning(), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = _new_model(config, data, origin, unfinished)
+        _prepare(out, config, unfinished)
+        versions = package_versions(_PACKAGES)
+        average = MovingAverage(config.ema_decay) if config.ema_decay else None
+        recorder = Recorder(out, versions, average)
+        trainer = _trainer(config, out, recorder, average, streamed=data.streamed)
+        task = PropertyTask(model, versions)
+        if unfinished is not None:
+            recorder.load_state_dict(unfinished.recorded)
+        if not recorder.finished:
+            with _interruptible(trainer):
+                trainer.fit(
+                    task,
+                    datamodule=data,
+                    ckpt_path=unfinished.state if unfinished else None,
+                    weights_only=True if unfinished else None,
+                )
+        if not recorder.best_epoch:
+            for name in (STATE_FILE, METRICS_FILE):
+                (out / name).unlink(missing_ok=True)
+            raise InputError(
+                f"training diverged: no epoch has a finite validation error; use a learning rate "
+                f"below {config.learning_rate:g}"
+            )
+        return _finish(dataset, data, recorder, task, trainer, out)
+
+
+def _new_model(
+    config: TrainConfig,
+    data: ConformerDataModule,
+    origin: dict[str, Any],
+    unfinished: Unfinished | None,
+) -> PropertyModel:
+    if unfinished is not None:  # its weights come with the state
+        return build_model(config, data.standardisation, origin, unfinished.initial)
+    if config.init_from is None:
+        return build_model(config, data.standardisation, origin)
+    source, initial = load_initial(config.init_from, config)
+    model = build_model(config, data.standardisation, origin, initial)
+    copy_weights(source, model)
+    return model
+
+
+def _prepare(out: Path, config: TrainConfig, unfinished: Unfinished | None) -> None:
+    metrics = out / METRICS_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (out / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        # The log may be an epoch ahead of the state.
+        done = unfinished.recorded["epochs"] if unfinished else 0
+        rows = [row for row in read_rows(metrics) if row["epoch"] <= done]
+        if rows:
+            write_rows(rows, metrics)
+        else:
+            metrics.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"can't write to {out}: {error.strerror or error}; choose another output"
         ) from error
-    with _quiet_lightning(), torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        return _train(dataset, data, config, out)
 
 
-def _train(
-    dataset: Dataset, data: ConformerDataModule, config: TrainConfig, out: Path
+def _finish(
+    dataset: Dataset,
+    data: ConformerDataModule,
+    recorder: Recorder,
+    task: PropertyTask,
+    trainer: pl.Trainer,
+    out: Path,
 ) -> TrainResult:
-    model = build_schnet(config, data.standardisation, _origin(dataset))
-    task = PropertyTask(model, package_versions(_PACKAGES))
-    best = ModelCheckpoint(
-        dirpath=out,
-        filename=Path(MODEL_FILE).stem,
-        monitor="val_mae_ev",
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    stop = EarlyStopping("val_mae_ev", patience=config.stop_patience)
-    trainer = _trainer(config, out, [best, stop], streamed=data.streamed)
-    with _interruptible(trainer):
-        trainer.fit(task, datamodule=data)
-    if best.best_model_score is None or not np.isfinite(float(best.best_model_score)):
-        (out / MODEL_FILE).unlink(missing_ok=True)
-        raise InputError(
-            f"training diverged: no epoch has a finite validation error; use a learning rate "
-            f"below {config.learning_rate:g}"
-        )
+    model = task.model
     model.load_state_dict(load_model(out / MODEL_FILE).state_dict())
     with _interruptible(trainer):
-        (tested,) = trainer.test(task, datamodule=data, verbose=False)
-    curve = read_learning_curve(out / "metrics.csv")
-    baseline_ev = float(np.abs(data.test.target_ev - data.train.target_ev.mean()).mean())
+        trainer.test(task, datamodule=data, verbose=False)
+    rows = read_rows(out / METRICS_FILE)
+    best = rows[recorder.best_epoch - 1]
     result = TrainResult(
-        test_mae_ev=float(tested["test_mae_ev"]),
-        val_mae_ev=float(best.best_model_score),
-        baseline_mae_ev=baseline_ev,
-        composition_mae_ev=_composition_mae_ev(dataset, data),
-        best_epoch=_best_epoch(curve),
-        epochs=len(curve.val),
-        train=_size(data, "train"),
-        val=_size(data, "val"),
-        test=_size(data, "test"),
+        errors=target_errors(dataset, data, task.errors | best),
+        val_error=recorder.best_error,
+        best_epoch=recorder.best_epoch,
+        epochs=recorder.epochs,
+        steps=recorder.steps,
+        train=size_of(data.train),
+        val=size_of(data.val),
+        test=size_of(data.test),
         checkpoint=out / MODEL_FILE,
         plot=out / "learning_curve.png",
-        metrics_csv=out / "metrics.csv",
-        metrics_json=out / "metrics.json",
-        config_json=out / "config.json",
+        metrics_csv=out / METRICS_FILE,
+        metrics_json=out / RESULT_FILE,
+        config_json=out / CONFIG_FILE,
     )
-    baselines_ev = {"mean of the training split": baseline_ev}
-    if result.composition_mae_ev is not None:
-        baselines_ev["atom references"] = result.composition_mae_ev
-    plot_learning_curve(curve, baselines_ev, config.target, result.plot)
-    _write_metrics(result, config, model.dataset)
+    baselines: dict[Target, dict[str, float]] = {}
+    for target, errors in result.errors.items():
+        vector = target in ("forces", "dipole")
+        baselines[target] = {"zero" if vector else "mean of training": errors.baseline_mae}
+        if errors.composition_mae is not None:
+            baselines[target]["atom references"] = errors.composition_mae
+    plot_learning_curve(rows, baselines, result.plot)
+    write_metrics(result, model.dataset)
+    (out / STATE_FILE).unlink(missing_ok=True)
     return result
 
 
-def _trainer(config: TrainConfig, out: Path, callbacks: list[Any], *, streamed: bool) -> pl.Trainer:
+def _trainer(
+    config: TrainConfig,
+    out: Path,
+    recorder: Recorder,
+    average: MovingAverage | None,
+    *,
+    streamed: bool,
+) -> pl.Trainer:
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
             devices=1,
+            precision="32-true" if config.precision == 32 else config.precision,
             # One process trains. A Slurm job's variables would make Lightning wait for others.
             plugins=[LightningEnvironment()],
             max_epochs=config.epochs,
             gradient_clip_val=config.gradient_clip,
-            callbacks=callbacks,
-            logger=CSVLogger(out, name="", version="", flush_logs_every_n_steps=1),
-            log_every_n_steps=1,
+            callbacks=[*([average] if average else []), recorder],
+            logger=TensorBoardLogger(out, "", "tensorboard") if config.tensorboard else False,
             # A stream is shuffled by the number of the epoch at which it is made.
             reload_dataloaders_every_n_epochs=int(streamed),
             num_sanity_val_steps=0,
+            # Forces are gradients, also in validation.
+            inference_mode=False,
             enable_model_summary=False,
             enable_progress_bar=sys.stdout.isatty(),
         )
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(
-            f"can't train on the accelerator {config.accelerator!r}: {error}; use auto or cpu"
+            f"can't train on the accelerator {config.accelerator!r} with precision "
+            f"{config.precision}: {error}; use auto or cpu, and 32"
         ) from error
 
 
@@ -242,38 +236,6 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "created": metadata.created,
         "split": metadata.split.model_dump(mode="json"),
     }
-
-
-def _composition_mae_ev(dataset: Dataset, data: ConformerDataModule) -> float | None:
-    if not data.standardisation.per_atom:
-        return None
-    total = 0.0
-    for part, block in blocks_of(dataset, data.test.rows, ("z",)):
-        offset_ev = data.standardisation.offset_ev(block["z"], block.atom_offset)
-        total += float(np.abs(data.test.target_ev[part] - offset_ev).sum())
-    return total / len(data.test)
-
-
-def _best_epoch(curve: LearningCurve) -> int:
-    finite = {epoch: error for epoch, error in curve.val.items() if np.isfinite(error)}
-    return min(finite, key=lambda epoch: finite[epoch]) + 1
-
-
-def _size(data: ConformerDataModule, split: str) -> SplitSize:
-    selection = getattr(data, split)
-    return SplitSize(len(selection), selection.num_molecules, selection.num_left_out)
-
-
-def _write_metrics(result: TrainResult, config: TrainConfig, origin: dict[str, Any]) -> None:
-    splits = {name: vars(getattr(result, name)) for name in ("train", "val", "test")}
-    names = ("test_mae_ev", "val_mae_ev", "baseline_mae_ev", "composition_mae_ev")
-    content = {
-        "target": config.target,
-        **{name: getattr(result, name) for name in (*names, "best_epoch", "epochs")},
-        "splits": splits,
-        "dataset_config_hash": origin["config_hash"],
-    }
-    result.metrics_json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

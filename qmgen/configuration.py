@@ -1,0 +1,51 @@
+"""Reads YAML files and turns what is wrong with them into one message."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from qmgen.errors import ConfigError
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping of options from a YAML file.
+
+    Parameters
+    ----------
+    path : Path
+        YAML file; an empty one has no options.
+
+    Raises
+    ------
+    ConfigError
+        The file can't be read, is no YAML, or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: no valid YAML ({error.problem})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no valid YAML ({error})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a mapping of options is expected, not {type(content).__name__}")
+    return content
+
+
+def explain(error: ValidationError) -> str:
+    """Name each field that is wrong, what is wrong with it, and what was given."""
+    return "; ".join(_explain(dict(problem)) for problem in error.errors())
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
+    return f"{place}: {message}{given}"
