@@ -1,4 +1,4 @@
-r"""How an error falls with the number of examples: fits of power laws."""
+"""How an error falls with the number of examples: fits of power laws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from qmgen.errors import InputError
 
 MIN_POINTS_WITH_FLOOR = 5
 """Fewer points don't tell a floor from a smaller exponent."""
+# As a part of the smallest error; the fit itself is no better than that.
+_SMALLEST_FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class PowerLaw:
     exponent_error: float | None
     floor: float = 0.0
 
-    def __call__(self, sizes: Sequence[float] | np.ndarray) -> np.ndarray:
+    def __call__(self, sizes: Sequence[int | float] | np.ndarray) -> np.ndarray:
         """Give the error at some sizes."""
         return self.factor * np.asarray(sizes, dtype=np.float64) ** -self.exponent + self.floor
 
 
-def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw:
+def fit_power_law(sizes: Sequence[int | float], errors: Sequence[int | float]) -> PowerLaw:
     r"""Fit $a n^{-b}$ by least squares of logarithms.
 
     Parameters
@@ -67,7 +69,9 @@ def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw:
     )
 
 
-def fit_power_law_with_floor(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
+def fit_power_law_with_floor(
+    sizes: Sequence[int | float], errors: Sequence[int | float]
+) -> PowerLaw | None:
     r"""Fit $a n^{-b} + c$ with $c \ge 0$ by least squares of logarithms.
 
     Parameters
@@ -105,7 +109,7 @@ def fit_power_law_with_floor(sizes: Sequence[float], errors: Sequence[float]) ->
         ftol=1e-12,
     )
     level, exponent, share = found.x
-    if share < 1e-6:
+    if share < _SMALLEST_FLOOR:
         return None
     variance = 2 * found.cost / (len(x) - 3)
     covariance = variance * np.linalg.pinv(found.jac.T @ found.jac)
@@ -117,7 +121,9 @@ def fit_power_law_with_floor(sizes: Sequence[float], errors: Sequence[float]) ->
     )
 
 
-def _logarithms(sizes: Sequence[float], errors: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _logarithms(
+    sizes: Sequence[int | float], errors: Sequence[int | float]
+) -> tuple[np.ndarray, np.ndarray]:
     n, e = np.asarray(sizes, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     if len(n) != len(e) or len(np.unique(n)) < 2:
         raise InputError(

@@ -1,22 +1,23 @@
 """Which molecules are learnt from and which are tested on: the store's split, or by scaffold."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from qmgen.dataset import SPLITS, Dataset
+from qmgen.dataset import SPLITS, Batch, Dataset
 from qmgen.errors import InputError
 from qmgen.molecules import scaffold
 
 SplitKind = Literal["stored", "scaffold"]
-_BLOCK_ROWS = 65536
+BLOCK_ROWS = 16384
+"""Rows read together: a chunk of the store's plain columns."""
 
 
-def split_codes(dataset: Dataset, kind: SplitKind) -> UInt8[np.ndarray, " nmol"]:
-    """Give each molecule's split: its place in `qmgen.dataset.SPLITS`.
+def split_codes(dataset: Dataset, kind: SplitKind) -> UInt8[np.ndarray, " nmol"] | None:
+    """Give each molecule's split, its place in `qmgen.dataset.SPLITS`; None for the stored one.
 
     Parameters
     ----------
@@ -32,24 +33,60 @@ def split_codes(dataset: Dataset, kind: SplitKind) -> UInt8[np.ndarray, " nmol"]
     InputError
         A split by scaffold is asked for and a molecule has no SMILES.
     """
-    codes = np.zeros(dataset.num_molecules, dtype=np.uint8)
+    if kind == "stored":
+        return None
     smiles: dict[int, str] = {}
-    columns = ("molecule", "smile", "split")
-    for block in dataset.iter_blocks(_BLOCK_ROWS, converged_only=False, columns=columns):
+    columns = ("molecule", "smile")
+    for block in dataset.iter_blocks(BLOCK_ROWS, converged_only=False, columns=columns):
         ids, first = np.unique(block["molecule"], return_index=True)
-        codes[ids] = [SPLITS.index(name) for name in block["split"][first]]
         smiles.update(zip(ids.tolist(), block["smile"][first].tolist(), strict=True))
-    if kind == "stored" or not smiles:
-        return codes
     if not all(smiles.values()):
         number = next(number for number, text in smiles.items() if not text)
         raise InputError(
-            f"{dataset.path}: molecule {number} has no SMILES and so no scaffold; use the split "
-            "that the store has"
+            f"{dataset.path}: molecule {number} has no SMILES and so no scaffold; use split: stored"
         )
+    codes = np.zeros(dataset.num_molecules, dtype=np.uint8)
     scaffolds = [scaffold(text) for text in smiles.values()]
     codes[list(smiles)] = split_by_scaffold(scaffolds, dataset.metadata.split.fractions)
     return codes
+
+
+def blocks_of_split(
+    dataset: Dataset,
+    split: str | None,
+    codes: UInt8[np.ndarray, " nmol"] | None,
+    columns: Sequence[str],
+) -> Iterator[Batch]:
+    """Read the converged conformers of a split in blocks, in stored order.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Store.
+    split : {"train", "val", "test"}, optional
+        Split; everything if None.
+    codes : UInt8[nmol] or None
+        From `split_codes`.
+    columns : sequence of str
+        Columns to read.
+
+    Raises
+    ------
+    InputError
+        At once if there is no such split or column.
+    """
+    if split is None or codes is None:
+        return dataset.iter_blocks(BLOCK_ROWS, split=split, columns=columns)
+    if split not in SPLITS:
+        raise InputError(f"no split {split!r}; the splits are {', '.join(SPLITS)}")
+    return _selected(dataset, codes == SPLITS.index(split), columns)
+
+
+def _selected(dataset: Dataset, wanted: np.ndarray, columns: Sequence[str]) -> Iterator[Batch]:
+    for block in dataset.iter_blocks(BLOCK_ROWS, columns=("molecule",)):
+        rows = block.rows[wanted[block["molecule"]]]
+        if rows.size:
+            yield dataset.batch(rows, columns)
 
 
 def split_by_scaffold(

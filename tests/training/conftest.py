@@ -31,9 +31,17 @@ def provenance(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def write(tmp_path_factory, provenance):
-    def _write(records, fractions=(0.7, 0.15, 0.15)):
+    def _write(records, fractions=(0.7, 0.15, 0.15), optional_labels=()):
         path = tmp_path_factory.mktemp("data") / "store"
-        write_store(path, records, (), provenance, split_seed=3, split_fractions=fractions)
+        write_store(
+            path,
+            records,
+            (),
+            provenance,
+            split_seed=3,
+            split_fractions=fractions,
+            optional_labels=optional_labels,
+        )
         return path
 
     return _write

@@ -18,7 +18,7 @@ def test_exact_law_is_found():
 def test_standard_error_is_that_of_a_straight_line():
     noise = np.random.default_rng(3).normal(scale=0.1, size=len(SIZES))
     errors = 2.0 * np.array(SIZES) ** -0.5 * np.exp(noise)
-    law = fit_power_law(SIZES, errors)
+    law = fit_power_law(SIZES, errors.tolist())
     (slope, intercept), covariance = np.polyfit(np.log(SIZES), np.log(errors), 1, cov=True)
     assert law.exponent == pytest.approx(-slope)
     assert law.factor == pytest.approx(np.exp(intercept))
@@ -30,7 +30,7 @@ def test_standard_error_covers_the_truth():
     pulls = []
     for _ in range(400):
         errors = 2.0 * np.array(SIZES) ** -0.4 * np.exp(rng.normal(scale=0.05, size=len(SIZES)))
-        law = fit_power_law(SIZES, errors)
+        law = fit_power_law(SIZES, errors.tolist())
         pulls.append((law.exponent - 0.4) / law.exponent_error)
     # Student's t with 4 degrees of freedom: 62.6 % within one; three standard errors of 400 draws
     assert np.mean(np.abs(pulls) < 1) == pytest.approx(0.626, abs=0.075)

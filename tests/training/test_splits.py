@@ -4,7 +4,8 @@ import pytest
 from qmgen.dataset import SPLITS, open_dataset
 from qmgen.errors import InputError
 from qmgen.molecules import scaffold
-from qmgen.training.splits import split_by_scaffold, split_codes
+from qmgen.training import predict_file, train_model
+from qmgen.training.splits import blocks_of_split, split_by_scaffold, split_codes
 from tests.training.synthetic import molecule
 
 SMILES = [
@@ -34,8 +35,8 @@ def test_no_scaffold_is_in_two_splits(rings):
     assert len(found) == 7
     assert all(len(splits) == 1 for splits in found.values())
     assert set(codes) == {0, 1, 2}
-    # 70 % of 22 molecules: chains and cyclopropanes, the most frequent ones
-    assert (codes == 0).sum() == 8 + 6
+    # 70 % of 22 molecules: chains and cyclopropanes, the most frequent ones, and a single ring
+    assert (codes == 0).sum() == 8 + 6 + 1
     assert found[""] == {0}
     assert found["C1CC1"] == {0}
 
@@ -53,12 +54,31 @@ def test_shares_are_kept_where_scaffolds_are_small():
     assert np.bincount(codes).tolist() == [160, 20, 20]
 
 
-def test_stored_split_is_that_of_the_store(rings):
+def test_blocks_have_the_conformers_of_a_split(rings):
     dataset = open_dataset(rings)
-    codes = split_codes(dataset, "stored")
-    for row in range(0, len(dataset), 3):
-        values = dataset[row]
-        assert SPLITS[codes[values["molecule"]]] == values["split"]
+    codes = split_codes(dataset, "scaffold")
+    rows = []
+    for code, split in enumerate(SPLITS):
+        for block in blocks_of_split(dataset, split, codes, ("molecule",)):
+            assert (codes[block["molecule"]] == code).all()
+            rows += block.rows.tolist()
+    assert sorted(rows) == list(range(len(dataset)))
+    assert split_codes(dataset, "stored") is None
+    (stored,) = blocks_of_split(dataset, "val", None, ("split",))
+    assert set(stored["split"]) == {"val"}
+    with pytest.raises(InputError, match="no split 'tset'"):
+        blocks_of_split(dataset, "tset", codes, ("molecule",))
+
+
+def test_training_and_prediction_keep_to_it(rings, small_config, tmp_path):
+    dataset = open_dataset(rings)
+    config = small_config.model_copy(update={"split": "scaffold", "epochs": 1})
+    result = train_model(rings, tmp_path / "out", config)
+    codes = split_codes(dataset, "scaffold")
+    assert result.train.molecules == (codes == 0).sum()
+    assert result.test.molecules == (codes == 2).sum()
+    predicted = {row.smile for row in predict_file(result.checkpoint, rings, split="test")}
+    assert predicted == {SMILES[i] for i in np.flatnonzero(codes == 2)}
 
 
 def test_a_molecule_without_smiles(write):

@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from qmgen.cli import evaluation
+from qmgen.cli.application import (
+    Split,
+    StorePath,
+    app,
+    console,
+    error_console,
+    print_counts,
+    print_failures,
+    say,
+)
 from qmgen.errors import QmgenError
 
 # Exit status when a run finished but molecules have elements that the basis lacks.
 EXIT_UNSUITED = 3
 EXIT_INTERRUPTED = 130
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="From a list of molecules to a checked quantum-chemistry training set, and a network "
-    "trained on it.",
-)
-_console = Console()
-_errors = Console(stderr=True)
-
-StorePath = Annotated[Path, typer.Argument(help="A dataset that `qmgen generate` made.")]
 
 
 class Target(StrEnum):
@@ -37,14 +35,6 @@ class Target(StrEnum):
     LUMO = "lumo"
     GAP = "gap"
     DIPOLE = "dipole"
-
-
-class Split(StrEnum):
-    """Parts of a dataset, shared out by molecule."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
 
 
 @app.command()
@@ -107,7 +97,7 @@ def generate(
     }
     settings = load_config(config, overrides)
     for note in settings.notes():
-        _errors.print(
+        error_console.print(
             f"qmgen: warning: {note}",
             style="yellow",
             markup=False,
@@ -119,20 +109,20 @@ def generate(
         output,
         settings,
         smiles_column=smiles_column,
-        progress=Progress(_console),
+        progress=Progress(console),
     )
     if summary.already_complete:
-        _say(f"{output} is complete already")
+        say(f"{output} is complete already")
     elif summary.resumed_batches:
-        _say(f"{summary.resumed_batches} of {summary.batches} batches were done before")
-    _print_counts(output)
-    _print_failures(output, limit=20)
-    _say(f"next: qmgen validate {output}; qmgen train {output} --out run/")
+        say(f"{summary.resumed_batches} of {summary.batches} batches were done before")
+    print_counts(output)
+    print_failures(output, limit=20)
+    say(f"next: qmgen validate {output}; qmgen train {output} --out run/")
     if summary.unsuited_molecules:
         from qmgen.dft.basis_file import basis_title
 
         title = basis_title(settings.dft.basis)
-        _errors.print(
+        error_console.print(
             f"qmgen: basis {title} lacks elements of "
             f"{summary.unsuited_molecules} molecules, which have no labels (listed above); all "
             "others are labelled. Choose a basis that covers them with --basis",
@@ -140,27 +130,6 @@ def generate(
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_UNSUITED)
-
-
-@app.command(name="import-qm9")
-def import_qm9(
-    output: Annotated[Path, typer.Argument(help="The Zarr store to make.")],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Molecules, chosen at random [default: all].")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the split.")] = 0,
-    exclude: Annotated[
-        Path | None,
-        typer.Option(help="A dataset whose molecules are left out, such as one to pre-train on."),
-    ] = None,
-) -> None:
-    """Make a dataset of the published QM9: its geometries and labels, from the package qm9pack."""
-    from qmgen.generate.qm9 import import_qm9 as run
-    from qmgen.generate.qm9 import qm9_files
-
-    run(qm9_files(), output, limit=limit, seed=seed, exclude=exclude)
-    _print_counts(output)
-    _print_failures(output, limit=20)
 
 
 @app.command()
@@ -192,7 +161,7 @@ def validate(
     if energy_tolerance is not None:
         tolerances = replace(tolerances, energy=energy_tolerance)
     total = min(sample, len(dataset.indices(converged_only=True)))
-    steps = iter(track(range(total), "PySCF", console=_console, transient=True))
+    steps = iter(track(range(total), "PySCF", console=console, transient=True))
     report = check(
         dataset,
         sample,
@@ -208,15 +177,15 @@ def validate(
         verdict = "ok" if e.passed else "[red]FAIL"
         numbers = (f"{x:.2e}" for x in (e.mean_absolute, e.maximum, e.tolerance))
         table.add_row(e.label, e.unit, *numbers, str(e.worst_row), verdict)
-    _console.print(table)
+    console.print(table)
     if report.not_converged:
-        _say(f"PySCF itself did not converge for {report.not_converged} of them")
+        say(f"PySCF itself did not converge for {report.not_converged} of them")
     if not report.passed:
         raise ValidationError(
             f"labels of {store} differ from PySCF by more than the tolerance; `qmgen info {store}` "
             "shows how they were made"
         )
-    _say("all labels are within tolerance")
+    say("all labels are within tolerance")
 
 
 @app.command()
@@ -236,23 +205,23 @@ def info(
     dataset = open_dataset(store)
     if verify:
         dataset.verify()
-        _say("every file has its checksum")
-    _print_counts(store)
+        say("every file has its checksum")
+    print_counts(store)
     table = Table(title="ranges over converged conformers")
     for column in ("label", "unit", "minimum", "mean", "maximum"):
         table.add_column(column, justify="left" if column in ("label", "unit") else "right")
     for r in label_ranges(dataset):
         table.add_row(r.label, r.unit, f"{r.minimum:.6g}", f"{r.mean:.6g}", f"{r.maximum:.6g}")
-    _console.print(table)
+    console.print(table)
     provenance = dataset.metadata.provenance
     for name, value in provenance.model_dump(mode="json").items():
-        _say(f"{name}: {value}")
-    _say(f"created: {dataset.metadata.created}")
+        say(f"{name}: {value}")
+    say(f"created: {dataset.metadata.created}")
     if dataset.metadata.optional_labels:
-        _say(f"optional labels: {', '.join(dataset.metadata.optional_labels)}")
+        say(f"optional labels: {', '.join(dataset.metadata.optional_labels)}")
     for note in dataset.metadata.notes:
-        _say(f"note: {note}")
-    _print_failures(store, limit=None if failures else 0)
+        say(f"note: {note}")
+    print_failures(store, limit=None if failures else 0)
 
 
 @app.command()
@@ -263,7 +232,7 @@ def export(
     from qmgen.dataset import export_qm1b, open_dataset
 
     counts = export_qm1b(open_dataset(store), parquet)
-    _say(
+    say(
         f"{counts.written} rows written to {parquet}, {counts.skipped} skipped (not converged "
         "or without gap)"
     )
@@ -321,7 +290,7 @@ def train(
         "tensorboard": tensorboard,
     }
     result = train_model(store, out, load_train_config(config, overrides))
-    _say(
+    say(
         f"{result.train.conformers} conformers of {result.train.molecules} molecules to train, "
         f"{result.test.conformers} of {result.test.molecules} others to test; "
         f"best epoch {result.best_epoch} of {result.epochs}"
@@ -329,17 +298,17 @@ def train(
     for name in ("train", "val", "test"):
         size = getattr(result, name)
         if size.unlabelled or size.unseen:
-            _say(
+            say(
                 f"  left out of {name}: {size.unlabelled} conformers that lack a label, "
                 f"{size.unseen} with an element that is not learnt"
             )
     for name, errors in result.errors.items():
         trivial = "zero" if name in ("forces", "dipole") else "mean predictor"
-        _say(
+        say(
             f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, "
             f"{trivial} {errors.baseline_mae:.4f} {errors.unit}"
         )
-    _say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
+    say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
 
 
 @app.command()
@@ -374,48 +343,18 @@ def predict(
         smiles_column=smiles_column,
     )
     summary = write_predictions(predictions, out)
-    _say(f"{summary.predicted} predictions in {out}, {summary.skipped} rows without (reason there)")
+    say(f"{summary.predicted} predictions in {out}, {summary.skipped} rows without (reason there)")
     if summary.forces is not None:
-        _say(f"forces in {summary.forces}")
+        say(f"forces in {summary.forces}")
     for target, mae in summary.mae.items():
-        _say(
+        say(
             f"{target}: MAE against {summary.compared[target]} stored labels "
             f"{mae:.4f} {TARGETS[target].unit}"
         )
 
 
-def _print_counts(store: Path) -> None:
-    from qmgen.dataset import open_dataset
-
-    counts = open_dataset(store).metadata.counts
-    _say(
-        f"{store}: {counts.molecules} molecules, {counts.conformers} labelled conformers, "
-        f"{counts.converged} of them converged, {counts.failures} failures and rejected lines"
-    )
-    for reason, number in counts.rejected.items():
-        _say(f"  rejected {number}: {reason}")
-
-
-def _print_failures(store: Path, limit: int | None) -> None:
-    from itertools import islice
-
-    from qmgen.dataset import open_dataset
-
-    dataset = open_dataset(store)
-    total = dataset.metadata.counts.failures
-    if not total:
-        return
-    shown = total if limit is None else min(limit, total)
-    for f in islice(dataset.failures(), shown):
-        which = f" conformer {f.conformer}" if f.conformer >= 0 else ""
-        name = " ".join(part for part in (f.smile, f.source_id) if part)
-        _say(f"  line {f.line}{which} [{f.stage}] {name}: {f.reason}")
-    if shown < total:
-        _say(f"  {total - shown} more: qmgen info {store} --failures")
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)
+app.command(name="import-qm9")(evaluation.import_qm9)
+app.command()(evaluation.evaluate)
 
 
 def main() -> None:
@@ -425,18 +364,16 @@ def main() -> None:
     except QmgenError as error:
         # Messages of other libraries, which may be part of it, come with line breaks.
         text = " ".join(str(error).split())
-        _errors.print(f"qmgen: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+        error_console.print(
+            f"qmgen: {text}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(1)
     except SystemExit as stop:
         # Typer turns an interrupt into this status without a word.
         if stop.code == EXIT_INTERRUPTED:
-            _errors.print(
+            error_console.print(
                 "qmgen: interrupted; finished batches are kept and the same command goes on",
                 markup=False,
                 soft_wrap=True,
             )
         raise
-
-
-if __name__ == "__main__":
-    main()
