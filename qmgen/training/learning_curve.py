@@ -4,8 +4,8 @@ import csv
 import math
 import os
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,20 +19,21 @@ Row = dict[str, float]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a log, none if there is no log yet; a line that was cut off is left out."""
-    if not path.exists():
-        return []
+    """Read the rows of a log."""
     with path.open(newline="", encoding="utf-8") as stream:
-        lines = [line for line in stream if line.endswith("\n")]
-    rows = csv.DictReader(lines)
-    return [{name: float(value) for name, value in row.items()} for row in rows]
+        return [{n: float(value) for n, value in row.items()} for row in csv.DictReader(stream)]
 
 
-def write_rows(rows: list[Row], path: Path) -> None:
-    """Write a log anew, in one go; it has at least one row."""
+def keep_epochs(path: Path, number: int) -> None:
+    """Cut a log after so many epochs, in one go; without any there is no log."""
+    if not number:
+        path.unlink(missing_ok=True)
+        return
+    with path.open(newline="", encoding="utf-8") as stream:
+        lines = list(islice(stream, 1 + number))
     beside = path.with_suffix(".csv.part")
     with beside.open("w", newline="", encoding="utf-8") as stream:
-        _write(rows, stream, header=True)
+        stream.writelines(lines)
     beside.replace(path)
 
 
@@ -40,7 +41,10 @@ def append_row(row: Row, path: Path) -> None:
     """Add an epoch to a log; it is on the disk when this returns."""
     header = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as stream:
-        _write([row], stream, header=header)
+        writer = csv.writer(stream, lineterminator="\n")
+        if header:
+            writer.writerow(row)
+        writer.writerow(row.values())
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -84,10 +88,3 @@ def _draw(axes: Axes, rows: list[Row], target: Target, baselines: Mapping[str, f
     axes.set_ylabel(f"mean absolute error of {target} ({TARGETS[target].unit})")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-
-
-def _write(rows: list[Row], stream: TextIO, *, header: bool) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    if header:
-        writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)

@@ -17,6 +17,8 @@ VALIDATION_ERROR = "val_error"
 """The number that chooses the epoch: the targets' mean absolute errors on the validation split,
 each in units of its spread, times their weights."""
 
+_STATE = "qmgen_state"
+
 
 class PropertyTask(pl.LightningModule):
     """Trains a model on standardised targets and takes down its errors in physical units.
@@ -45,6 +47,7 @@ class PropertyTask(pl.LightningModule):
         self._versions = versions
         self._loss = {"l1": torch.nn.L1Loss(), "mse": torch.nn.MSELoss()}[model.config.loss]
         self._plateau: ReduceLROnPlateau | None = None
+        self._restored: dict[str, Any] | None = None
         self._sums: dict[Target, torch.Tensor] = {}
         self._counts: dict[Target, int] = {}
         self._training_sums: tuple[dict[Target, torch.Tensor], dict[Target, int]] = ({}, {})
@@ -103,8 +106,23 @@ class PropertyTask(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the file stand alone."""
+        """Add what the model is, and what Lightning does not keep of the state."""
         checkpoint[KEY] = describe_model(self.model, self._versions)
+        checkpoint[_STATE] = {
+            "plateau": None if self._plateau is None else self._plateau.state_dict(),
+            "generator": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state until there is an optimiser."""
+        self._restored = checkpoint[_STATE]
+
+    def on_train_start(self) -> None:
+        """Go on with the state of a checkpoint."""
+        if self._restored is not None:
+            torch.set_rng_state(self._restored["generator"])
+            if self._plateau is not None:
+                self._plateau.load_state_dict(self._restored["plateau"])
 
     def _add(
         self,

@@ -24,7 +24,7 @@ from qmgen.training.config import TrainConfig
 from qmgen.training.data import ConformerDataModule
 from qmgen.training.ema import MovingAverage
 from qmgen.training.fine_tuning import copy_weights, load_initial
-from qmgen.training.learning_curve import plot_learning_curve, read_rows, write_rows
+from qmgen.training.learning_curve import keep_epochs, plot_learning_curve, read_rows
 from qmgen.training.model import PropertyModel, build_model
 from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
 from qmgen.training.result import TrainResult, size_of, target_errors, write_metrics
@@ -133,17 +133,11 @@ def _new_model(
 
 
 def _prepare(out: Path, config: TrainConfig, unfinished: Unfinished | None) -> None:
-    metrics = out / METRICS_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         # The log may be an epoch ahead of the state.
-        done = unfinished.recorded["epochs"] if unfinished else 0
-        rows = [row for row in read_rows(metrics) if row["epoch"] <= done]
-        if rows:
-            write_rows(rows, metrics)
-        else:
-            metrics.unlink(missing_ok=True)
+        keep_epochs(out / METRICS_FILE, unfinished.recorded["epochs"] if unfinished else 0)
     except OSError as error:
         raise InputError(
             f"can't write to {out}: {error.strerror or error}; choose another output"

@@ -54,6 +54,12 @@ def store(write):
 
 
 @pytest.fixture(scope="session")
+def force_store(write):
+    """40 molecules of four conformers, with forces and dipoles."""
+    return write([molecule(i, pairs=True) for i in range(40)], optional_labels=("forces",))
+
+
+@pytest.fixture(scope="session")
 def small_config():
     from qmgen.training import TrainConfig
 

@@ -1,13 +1,16 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pyscf.data import nist
 
 from qmgen.dataset import open_dataset
 from qmgen.errors import InputError
 from qmgen.training import ConformerDataModule, ConformerDataset, ConformerStream, select_rows
-from qmgen.training.inputs import TARGET, make_loader, properties
+from qmgen.training.inputs import label_key, make_loader, properties
+from qmgen.training.neighbors import NeighborList
 from qmgen.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from tests.training.synthetic import molecule
 
@@ -21,10 +24,9 @@ def module(store, small_config):
 def conformers(module, store, small_config):
     return ConformerDataset(
         open_dataset(store),
-        module.train.rows,
-        module.train.target_ev,
+        module.train,
         module.standardisation,
-        small_config.cutoff_angstrom,
+        NeighborList.of(small_config),
     )
 
 
@@ -57,9 +59,10 @@ def test_targets_are_standardised_by_the_training_split(module, conformers, stor
     dataset = open_dataset(store)
     rows = dataset.indices("train")
     gap_ev = dataset.column("gap", rows) * EV_PER_HARTREE
-    assert module.standardisation.mean_ev == pytest.approx(gap_ev.mean())
-    assert module.standardisation.scale_ev == pytest.approx(gap_ev.std())
-    target = torch.cat([conformers[i][TARGET] for i in range(len(conformers))]).numpy()
+    assert module.standardisation["gap"].mean == pytest.approx(gap_ev.mean())
+    assert module.standardisation["gap"].scale == pytest.approx(gap_ev.std())
+    labels = [conformers[i][label_key("gap")] for i in range(len(conformers))]
+    target = torch.cat(labels).numpy()
     np.testing.assert_allclose(target, (gap_ev - gap_ev.mean()) / gap_ev.std(), atol=1e-6)
 
 
@@ -99,7 +102,7 @@ def _stream(module, store, small_config, seed):
         open_dataset(store),
         module.train,
         module.standardisation,
-        small_config.cutoff_angstrom,
+        NeighborList.of(small_config),
         seed,
         block_rows=30,
     )
@@ -139,9 +142,62 @@ def test_rows_without_a_label_are_left_out(write):
         record.conformers["gap"][1] = np.nan
     dataset = open_dataset(write(records))
     for split in ("train", "val", "test"):
-        selection = select_rows(dataset, split, "gap")
+        selection = select_rows(dataset, split, ["gap"])
         assert set(dataset.column("index", selection.rows)) == {2, 3}
-        assert np.isfinite(selection.target_ev).all()
+        assert np.isfinite(selection.scalars["gap"]).all()
+        assert selection.num_unlabelled == selection.num_molecules  # one that is not converged
+
+
+def test_rows_need_every_label(write):
+    records = [molecule(i, pairs=True) for i in range(12)]
+    for record in records:
+        record.conformers["forces"][0, -1, 2] = np.nan
+        record.conformers["dipole"][1, 1] = np.inf
+        record.conformers["gap"][2] = np.nan
+    charged = replace(records[0], charge=1)
+    dataset = open_dataset(write([charged, *records[1:]], optional_labels=("forces",)))
+    targets = ("energy", "forces", "gap", "dipole")
+    found = [select_rows(dataset, split, targets) for split in ("train", "val", "test")]
+    rows = np.concatenate([selection.rows for selection in found])
+    assert set(dataset.column("index", rows)) == {3}
+    # A charged molecule's dipole depends on the origin.
+    assert set(dataset.column("line", rows)) == set(range(2, 13))
+    assert sum(selection.num_unlabelled for selection in found) == 4 * 12 - 11
+    assert 1 in np.concatenate(
+        [
+            dataset.column("line", select_rows(dataset, split, ["gap"]).rows)
+            for split in ("train", "val", "test")
+        ]
+    )
+
+
+def test_vectors_are_those_of_the_store(force_store, small_config):
+    dataset = open_dataset(force_store)
+    targets = {"energy": 1.0, "forces": 1.0, "dipole": 1.0}
+    module = ConformerDataModule(
+        dataset, small_config.model_copy(update={"targets": targets, "train_molecules": 20})
+    )
+    conformers = module.train_dataloader().dataset
+    force, dipole = (module.standardisation[target].scale for target in ("forces", "dipole"))
+    found = []
+    for place, row in enumerate(conformers.rows):
+        item, stored = conformers[place], dataset[int(row)]
+        # float32
+        np.testing.assert_allclose(
+            item[label_key("forces")] * force,
+            stored["forces"] * EV_PER_HARTREE / ANGSTROM_PER_BOHR,
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            item[label_key("dipole")] * dipole,
+            stored["dipole"][None] * nist.AU2DEBYE,
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        found.append(item[label_key("forces")])
+    assert float(torch.cat(found).square().mean()) == pytest.approx(1.0, rel=1e-4)
+    assert module.train.num_molecules == 20
 
 
 def test_useless_splits_are_named(write, small_config):
@@ -152,10 +208,12 @@ def test_useless_splits_are_named(write, small_config):
     for record in records:
         record.conformers["lumo"][:] = np.nan
     dataset = open_dataset(write(records))
-    with pytest.raises(InputError, match="'lumo' is NaN for all its"):
-        ConformerDataModule(dataset, small_config.model_copy(update={"target": "lumo"}))
+    with pytest.raises(InputError, match="none of its 24 converged conformers has a finite 'lumo'"):
+        ConformerDataModule(dataset, small_config.model_copy(update={"targets": {"lumo": 1.0}}))
+    with pytest.raises(InputError, match="the store has no forces"):
+        select_rows(dataset, "train", ["energy", "forces"])
     records = [molecule(i) for i in range(8)]
     for record in records:
         record.z[:] = 100
     with pytest.raises(InputError, match="ends at atomic number 99"):
-        select_rows(open_dataset(write(records)), "train", "gap")
+        select_rows(open_dataset(write(records)), "train", ["gap"])
