@@ -355,6 +355,7 @@ def predict(
 
 app.command(name="import-qm9")(evaluation.import_qm9)
 app.command()(evaluation.evaluate)
+app.command()(evaluation.scaling_law)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -15,6 +15,10 @@ from qmgen.cli.application import (
     print_failures,
     say,
 )
+from qmgen.errors import InputError
+
+if TYPE_CHECKING:
+    from qmgen.training import GroupErrors, ScalingPoint
 
 # Rows of a table of groups; its file has all.
 _SHOWN_GROUPS = 20
@@ -81,6 +85,45 @@ def evaluate(
         say(f"left out: {result.unseen} conformers with an element that is not learnt")
 
 
-def _cells(errors: Any) -> tuple[str, ...]:
+def scaling_law(
+    store: StorePath,
+    sizes: Annotated[
+        str, typer.Option(help="Conformers to learn from, such as 250,500,1000: two or more.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the trainings, tables and plot.")],
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of the training at the largest size.")
+    ] = None,
+) -> None:
+    """Train at several sizes and fit the test error's power law; the same command goes on."""
+    from qmgen.training import load_train_config
+    from qmgen.training import scaling_law as run
+
+    try:
+        numbers = [int(size) for size in sizes.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"--sizes {sizes!r}: whole numbers with commas between are expected, such as 250,500"
+        ) from error
+    law = run(store, out, load_train_config(config), numbers, progress=_print_point)
+    for target, fit in law.fits.items():
+        error = "" if fit.exponent_error is None else f" +- {fit.exponent_error:.3f}"
+        say(f"{target}: test MAE = {fit.factor:.4g} n^-b, b = {fit.exponent:.3f}{error}")
+        if target in law.with_floor:
+            bent = law.with_floor[target]
+            say(f"  with a floor: {bent.factor:.4g} n^-{bent.exponent:.3f} + {bent.floor:.4g}")
+    say(f"{law.csv}, {law.json}, {law.plot}")
+
+
+def _print_point(point: "ScalingPoint") -> None:
+    errors = ", ".join(f"{target} {error:.4f}" for target, error in point.test_mae.items())
+    say(
+        f"{point.conformers} conformers of {point.molecules} molecules: test MAE {errors} "
+        f"(best epoch {point.best_epoch} of {point.epochs}, {point.steps} steps, "
+        f"{point.seconds:.0f} s)"
+    )
+
+
+def _cells(errors: "GroupErrors") -> tuple[str, ...]:
     numbers = (f"{x:.4f}" for x in (errors.mae, errors.rmse, errors.bias, errors.largest))
     return (errors.group, str(errors.molecules), str(errors.conformers), *numbers)
