@@ -47,22 +47,22 @@ def structure_inputs(
     Returns
     -------
     dict of str to Tensor
-        ``Z`` (nat,) int64, ``R`` (nat, 3) of `dtype`, ``cell`` (1, 3, 3) of zeros, ``pbc`` (3,) of
-        False, ``idx`` and ``n_atoms`` (1,) int64, and the neighbour list.
+        ``Z`` (nat,) int64, ``R`` (nat, 3) of `dtype`, ``idx`` and ``n_atoms`` (1,) int64, and the
+        neighbours: ``idx_i`` and ``idx_j`` (npair,) int64, ``offsets`` (npair, 3) of zeros.
     """
     # float32 would lose digits of distances far from the origin. A neutral molecule's dipole does
     # not change.
     centred = positions_angstrom - positions_angstrom.mean(axis=0, dtype=np.float64)
-    return neighbor_list(
-        {
-            properties.idx: torch.tensor([index]),
-            properties.n_atoms: torch.tensor([len(atomic_numbers)]),
-            properties.Z: torch.from_numpy(atomic_numbers.astype(np.int64)),
-            properties.R: torch.from_numpy(centred).to(dtype),
-            properties.cell: torch.zeros(1, 3, 3, dtype=dtype),
-            properties.pbc: torch.zeros(3, dtype=torch.bool),
-        }
-    )
+    i, j = neighbor_list.pairs(centred)
+    return {
+        properties.idx: torch.tensor([index]),
+        properties.n_atoms: torch.tensor([len(atomic_numbers)]),
+        properties.Z: torch.from_numpy(atomic_numbers.astype(np.int64)),
+        properties.R: torch.from_numpy(centred).to(dtype),
+        properties.idx_i: torch.from_numpy(i),
+        properties.idx_j: torch.from_numpy(j),
+        properties.offsets: torch.zeros(len(i), 3, dtype=dtype),
+    }
 
 
 def collate(structures: Sequence[Inputs]) -> Inputs:

@@ -37,7 +37,7 @@ def keep_epochs(path: Path, number: int) -> None:
     beside.replace(path)
 
 
-def append_row(row: Row, path: Path) -> None:
+def append_row(row: Mapping[str, float | int], path: Path) -> None:
     """Add an epoch to a log; it is on the disk when this returns."""
     header = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as stream:

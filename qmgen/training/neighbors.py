@@ -1,49 +1,67 @@
 """Neighbours of atoms: all within a cutoff, or the nearest of them."""
 
-import torch
-from schnetpack import properties
-from schnetpack.transform import MatScipyNeighborList
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
 
 from qmgen.training.config import TrainConfig
 
+_DISTANCES = 1 << 22
+"""Distances held at a time."""
 
+
+@dataclass(frozen=True)
 class NeighborList:
-    """Finds the neighbours of each atom of a structure.
+    """Finds the neighbours of each atom of a molecule.
 
-    Parameters
+    All distances are computed, which is faster than a cell list below some thousand atoms.
+
+    Attributes
     ----------
     cutoff_angstrom : float
         Reach, Angstrom.
-    max_neighbors : int, optional
-        Keep so many nearest neighbours of an atom; of equally near ones the first. The lists are
-        then not symmetric: an atom may act on one that does not act on it.
+    max_neighbors : int or None
+        Keep so many nearest neighbours of an atom; of equally near ones the first. An atom may
+        then act on one that does not act on it.
     """
 
-    def __init__(self, cutoff_angstrom: float, max_neighbors: int | None = None) -> None:
-        self._within = MatScipyNeighborList(cutoff=cutoff_angstrom)
-        self._max_neighbors = max_neighbors
+    cutoff_angstrom: float
+    max_neighbors: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig) -> "NeighborList":
         """Make the one that a configuration describes."""
         return cls(config.cutoff_angstrom, config.max_neighbors)
 
-    def __call__(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Add ``idx_i``, ``idx_j`` and ``offsets`` to a structure in schnetpack's keys."""
-        inputs = self._within(inputs)
-        if self._max_neighbors is None:
-            return inputs
-        i, j = inputs[properties.idx_i], inputs[properties.idx_j]
-        positions = inputs[properties.R]
-        distance = torch.linalg.norm(positions[j] - positions[i], dim=1)
-        # By atom, and for each atom by distance: two stable sorts.
-        order = torch.argsort(distance, stable=True)
-        order = order[torch.argsort(i[order], stable=True)]
-        counts = torch.bincount(i, minlength=len(positions))
-        starts = torch.cumsum(counts, dim=0) - counts
-        rank = torch.arange(len(order)) - starts[i[order]]
-        # In the order of the full list, which has ascending atoms.
-        kept = torch.sort(order[rank < self._max_neighbors]).values
-        for key in (properties.idx_i, properties.idx_j, properties.offsets):
-            inputs[key] = inputs[key][kept]
-        return inputs
+    def pairs(
+        self, positions_angstrom: Float[np.ndarray, "nat 3"]
+    ) -> tuple[Int64[np.ndarray, " npair"], Int64[np.ndarray, " npair"]]:
+        """Give each atom and its neighbours, both ascending.
+
+        Parameters
+        ----------
+        positions_angstrom : Float[nat, 3]
+            Positions, Angstrom.
+
+        Returns
+        -------
+        Int64[npair], Int64[npair]
+            Atoms, and one neighbour of each.
+        """
+        nat = len(positions_angstrom)
+        atoms, neighbors = [], []
+        step = max(1, _DISTANCES // max(1, nat))
+        for start in range(0, nat, step):
+            part = positions_angstrom[start : start + step]
+            squared = np.square(part[:, None] - positions_angstrom).sum(axis=-1)
+            rows = np.arange(len(part))
+            squared[rows, start + rows] = np.inf
+            near = squared < self.cutoff_angstrom**2
+            if self.max_neighbors is not None and self.max_neighbors < nat - 1:
+                order = np.argsort(squared, axis=1, kind="stable")
+                np.put_along_axis(near, order[:, self.max_neighbors :], False, axis=1)
+            i, j = np.nonzero(near)
+            atoms.append(start + i)
+            neighbors.append(j)
+        return np.concatenate(atoms), np.concatenate(neighbors)

@@ -204,6 +204,7 @@ def _trainer(
             gradient_clip_val=config.gradient_clip,
             callbacks=[*([average] if average else []), recorder],
             logger=TensorBoardLogger(out, "", "tensorboard") if config.tensorboard else False,
+            log_every_n_steps=1,
             # A stream is shuffled by the number of the epoch at which it is made.
             reload_dataloaders_every_n_epochs=int(streamed),
             num_sanity_val_steps=0,

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from schnetpack.transform import MatScipyNeighborList
 from scipy.spatial import cKDTree
 
+from qmgen.training import neighbors
 from qmgen.training.inputs import properties, structure_inputs
 from qmgen.training.neighbors import NeighborList
 
@@ -31,10 +31,31 @@ def test_the_nearest_are_kept(positions, cutoff, k):
 
 
 @pytest.mark.parametrize("k", [None, 29, 100])
-def test_a_large_number_keeps_all(positions, k):
+def test_a_large_number_keeps_all(positions, k, monkeypatch):
+    from schnetpack.transform import MatScipyNeighborList  # after qmgen.training, see _backend.py
+
     z = np.ones(30, dtype=int)
     ours = structure_inputs(z, positions, NeighborList(4.0, k))
-    names = (properties.idx_i, properties.idx_j, properties.offsets)
-    bare = {key: value for key, value in ours.items() if key not in names}
-    theirs = MatScipyNeighborList(cutoff=4.0)(bare)
-    assert all(torch.equal(ours[key], theirs[key]) for key in names)
+    theirs = MatScipyNeighborList(cutoff=4.0)(
+        {
+            properties.Z: ours[properties.Z],
+            properties.R: ours[properties.R],
+            properties.cell: torch.zeros(1, 3, 3),
+            properties.pbc: torch.zeros(3, dtype=torch.bool),
+        }
+    )
+    found, expected = (
+        list(zip(x[properties.idx_i].tolist(), x[properties.idx_j].tolist(), strict=True))
+        for x in (ours, theirs)
+    )
+    assert found == sorted(expected)
+    # Large molecules are done a few atoms at a time.
+    monkeypatch.setattr(neighbors, "_DISTANCES", 70)
+    parts = structure_inputs(z, positions, NeighborList(4.0, k))
+    assert all(torch.equal(ours[key], parts[key]) for key in ours)
+
+
+def test_equally_near_ones_come_in_order():
+    square = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    i, j = NeighborList(5.0, 1).pairs(square)
+    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (1, 0), (2, 0), (3, 1)]

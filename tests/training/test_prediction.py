@@ -1,5 +1,6 @@
 import csv
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -8,17 +9,24 @@ from qmgen.dataset import open_dataset
 from qmgen.errors import InputError, StoreError
 from qmgen.molecules import ConformerConfig
 from qmgen.training import (
+    FilePredictions,
     PredictionRow,
+    Scaling,
     Standardisation,
-    build_schnet,
+    build_model,
     load_model,
     predict,
     predict_file,
-    write_predictions_csv,
+    train_model,
+    write_predictions,
 )
 from qmgen.units import ANGSTROM_PER_BOHR
 
 ROUNDING_EV = 2e-5  # float32, some eV
+
+
+def _gap_ev(model, z, positions, **options):
+    return predict(model, z, positions, **options)["gap_ev"]
 
 
 @pytest.fixture(scope="module")
@@ -40,38 +48,39 @@ def test_rotation_and_translation(model, structures):
     for x in positions:
         rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))  # proper or improper
         moved.append(x @ rotation.T + rng.normal(scale=1000, size=3))
-    expected = predict(model, z, positions)
+    expected = _gap_ev(model, z, positions)
     assert expected.std() > 0.1
-    np.testing.assert_allclose(predict(model, z, moved), expected, atol=ROUNDING_EV)
+    np.testing.assert_allclose(_gap_ev(model, z, moved), expected, atol=ROUNDING_EV)
 
 
 def test_order_of_atoms(model, structures):
     z, positions = structures
     orders = [np.random.default_rng(i).permutation(len(x)) for i, x in enumerate(z)]
-    shuffled = predict(
+    shuffled = _gap_ev(
         model,
         [x[order] for x, order in zip(z, orders, strict=True)],
         [x[order] for x, order in zip(positions, orders, strict=True)],
     )
-    np.testing.assert_allclose(shuffled, predict(model, z, positions), atol=ROUNDING_EV)
+    np.testing.assert_allclose(shuffled, _gap_ev(model, z, positions), atol=ROUNDING_EV)
 
 
 def test_batch_mates(model, structures):
-    together = predict(model, *structures)
-    alone = predict(model, *structures, batch_size=1)
+    together = _gap_ev(model, *structures)
+    alone = _gap_ev(model, *structures, batch_size=1)
     np.testing.assert_allclose(alone, together, atol=ROUNDING_EV)
     z, positions = structures
     assert min(map(len, z)) == 1  # a single atom, which has no neighbour
     np.testing.assert_allclose(
-        predict(model, z[::-1], positions[::-1])[::-1], together, atol=ROUNDING_EV
+        _gap_ev(model, z[::-1], positions[::-1])[::-1], together, atol=ROUNDING_EV
     )
 
 
 def test_far_fragments_add_up(small_config):
-    standardisation = Standardisation(0.1, 2.0, {1: -13.0, 8: -2000.0}, (1, 8))
-    model = build_schnet(small_config, standardisation)
+    scaling = Scaling(0.1, 2.0, {1: -13.0, 8: -2000.0})
+    model = build_model(small_config, Standardisation({"energy": scaling}, (1, 8)))
     z, x = np.array([8, 1, 1]), np.array([[0, 0, 0], [0, 0.7, 0.6], [0, -0.7, 0.6]])
-    one, two = predict(model, [z, np.tile(z, 2)], [x, np.concatenate([x, x + 50.0])])
+    x = [x, np.concatenate([x, x + 50.0])]
+    one, two = predict(model, [z, np.tile(z, 2)], x)["energy_ev"]
     assert two == pytest.approx(2 * one, abs=1e-4)
     assert one == pytest.approx(-2026.0, abs=20)
 
@@ -93,7 +102,7 @@ def test_bad_structures(model):
         predict(model, [np.array([1, 1])], [x])
     with pytest.raises(InputError, match="give one of each"):
         predict(model, [np.array([1])], [])
-    assert predict(model, [], []).shape == (0,)
+    assert predict(model, [], [])["gap_ev"].shape == (0,)
 
 
 def test_smiles_file(trained, model, tmp_path):
@@ -102,13 +111,14 @@ def test_smiles_file(trained, model, tmp_path):
     rows = list(
         predict_file(trained.checkpoint, path, conformers=ConformerConfig(per_molecule=3), seed=2)
     )
-    found = [(row.line, row.smile, row.conformer) for row in rows if row.predicted_ev is not None]
+    found = [(row.line, row.smile, row.conformer) for row in rows if row.predicted]
     assert found == [(1, "C", 0), (1, "C", 1), (1, "C", 2), *((3, "CO", i) for i in range(3))]
-    skipped = [row for row in rows if row.predicted_ev is None]
+    skipped = [row for row in rows if not row.predicted]
     assert [row.line for row in skipped] == [2, 4, 4, 4]
     assert skipped[0].problem
     assert skipped[1].problem == "the training split has no N"
-    assert all(row.reference_ev is None for row in rows)
+    assert not any(row.reference for row in rows)
+    # One conformer of each molecule, and none of the line that is no SMILES.
     assert len(list(predict_file(trained.checkpoint, path))) == 4
 
 
@@ -118,14 +128,14 @@ def test_xyz_file(trained, model, tmp_path):
     (row,) = predict_file(trained.checkpoint, path)
     z = np.array([8, 1, 1])
     x = np.array([[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]])
-    assert row.predicted_ev == pytest.approx(predict(model, [z], [x])[0])
-    assert (row.line, row.smile, row.conformer, row.reference_ev) == (1, "O", 0, None)
+    assert row.predicted["gap"] == pytest.approx(_gap_ev(model, [z], [x])[0])
+    assert (row.line, row.smile, row.conformer, row.reference) == (1, "O", 0, {})
 
 
 def test_store_without_split(trained, store):
     rows = list(predict_file(trained.checkpoint, store, batch_size=7))
     assert len(rows) == len(open_dataset(store))
-    assert all(row.predicted_ev is not None and row.reference_ev is not None for row in rows)
+    assert all(set(row.predicted) == set(row.reference) == {"gap"} for row in rows)
 
 
 def test_bad_inputs_raise_at_once(trained, store, tmp_path):
@@ -159,7 +169,7 @@ def test_bad_checkpoints(trained, tmp_path):
         load_model(path)
     whole = torch.load(trained.checkpoint, weights_only=True)
     for change, message in (
-        ({"version": 99}, "reads 1"),
+        ({"version": 99}, "reads 2"),
         ({"config": {"width": 1}}, "don't fit together"),
         ({"config": whole["qmgen_model"]["config"] | {"n_rbf": 5}}, "don't fit together"),
     ):
@@ -174,41 +184,92 @@ def test_loading_leaves_random_numbers_alone(trained):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def _predictions(rows, targets=("gap",)):
+    return FilePredictions(targets, iter(rows))
+
+
+def _row(line, smile, predicted=None, reference=None, **other):
+    values = [
+        {"gap": np.array(value)} if value is not None else {} for value in (predicted, reference)
+    ]
+    return PredictionRow(line, smile, 0, *values, **other)
+
+
 def test_csv(tmp_path):
     rows = [
-        PredictionRow(1, "C", 0, 1.5, 1.0),
-        PredictionRow(2, "O", 0, 2.0, None),
-        PredictionRow(3, "x,y", -1, None, None, 'no "SMILES"'),
-        PredictionRow(4, "N", 0, 3.0, 4.5),
+        _row(1, "C", 1.5, 1.0),
+        _row(2, "O", 2.0),
+        PredictionRow(3, "x,y", -1, problem='no "SMILES"'),
+        _row(4, "N", 3.0, 4.5),
     ]
     path = tmp_path / "out.csv"
-    summary = write_predictions_csv(iter(rows), path)
-    assert (summary.predicted, summary.skipped, summary.compared) == (3, 1, 2)
-    assert summary.mae_ev == 1.0
+    summary = write_predictions(_predictions(rows), path)
+    assert (summary.predicted, summary.skipped, summary.forces) == (3, 1, None)
+    assert (summary.compared, summary.mae) == ({"gap": 2}, {"gap": 1.0})
     with path.open(newline="", encoding="utf-8") as stream:
         table = list(csv.DictReader(stream))
-    assert list(table[0]) == [
-        "line",
-        "smile",
-        "conformer",
-        "predicted_ev",
-        "reference_ev",
-        "problem",
-    ]
-    assert table[0]["predicted_ev"] == "1.5"
-    assert table[1]["reference_ev"] == ""
+    names = ["line", "smile", "conformer", "gap_ev", "reference_gap_ev", "problem"]
+    assert list(table[0]) == names
+    assert table[0]["gap_ev"] == "1.5"
+    assert table[1]["reference_gap_ev"] == ""
     assert table[2]["smile"] == "x,y"
     with pytest.raises(InputError, match="exists"):
-        write_predictions_csv(rows, path)
+        write_predictions(_predictions(rows), path)
     with pytest.raises(InputError, match="can't write"):
-        write_predictions_csv(rows, tmp_path / "no" / "out.csv")
+        write_predictions(_predictions(rows), tmp_path / "no" / "out.csv")
+
+
+@pytest.fixture(scope="module")
+def force_model(force_store, small_config, tmp_path_factory):
+    targets = {"energy": 1.0, "forces": 1.0, "dipole": 1.0}
+    config = small_config.model_copy(update={"targets": targets, "epochs": 2})
+    return train_model(force_store, tmp_path_factory.mktemp("forces") / "out", config)
+
+
+def test_vectors_in_files(force_model, force_store, tmp_path):
+    summary = write_predictions(
+        predict_file(force_model.checkpoint, force_store, split="test"), tmp_path / "out.csv"
+    )
+    assert summary.forces == tmp_path / "out.xyz"
+    for target, mae in summary.mae.items():
+        assert mae == pytest.approx(force_model.errors[target].test_mae, rel=1e-3)
+    frames = ase.io.read(summary.forces, ":")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    dataset = open_dataset(force_store)
+    rows = dataset.indices("test")
+    model = load_model(force_model.checkpoint)
+    assert len(frames) == len(table) == len(rows)
+    for frame, line, row in zip(frames, table, rows, strict=True):
+        z, x = dataset[int(row)]["z"], dataset[int(row)]["pos"] * ANGSTROM_PER_BOHR
+        expected = predict(model, [z], [x])
+        assert float(line["energy_ev"]) == pytest.approx(expected["energy_ev"][0])
+        dipole = [float(line[f"dipole_{axis}_debye"]) for axis in "xyz"]
+        np.testing.assert_allclose(dipole, expected["dipole_debye"][0], atol=1e-4)
+        assert line["reference_dipole_x_debye"]
+        assert frame.numbers.tolist() == z.tolist()
+        # The file has eight decimals.
+        np.testing.assert_allclose(frame.positions, x, atol=1e-7)
+        np.testing.assert_allclose(
+            frame.get_forces(), expected["forces_ev_per_angstrom"][0], atol=1e-4
+        )
+        assert frame.get_potential_energy() == pytest.approx(expected["energy_ev"][0])
+        assert frame.info["smile"] == line["smile"]
+
+
+def test_forces_need_a_second_file(force_model, force_store, tmp_path):
+    (tmp_path / "out.xyz").write_text("")
+    for name, message in (("out.csv", "exists; delete it"), ("out.xyz", "choose a .csv")):
+        with pytest.raises(InputError, match=message):
+            write_predictions(predict_file(force_model.checkpoint, force_store), tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.xyz"}
 
 
 def test_broken_rows_leave_no_csv(tmp_path):
     def rows():
-        yield PredictionRow(1, "C", 0, 1.5, None)
+        yield _row(1, "C", 1.5)
         raise InputError("damaged")
 
     with pytest.raises(InputError, match="damaged"):
-        write_predictions_csv(rows(), tmp_path / "out.csv")
+        write_predictions(_predictions(rows()), tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
