@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_finished_sizes_are_kept(study, store, config, tmp_path, monkeypatch):
         trained.append(config.train_size)
         return train_model(store, folder, config)
 
-    monkeypatch.setattr("qmgen.training.scaling_law.train_model", interrupted)
+    monkeypatch.setattr(sys.modules["qmgen.training.scaling_law"], "train_model", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scaling_law(store, out, config, [24, *SIZES])
     again = scaling_law(store, out, config, SIZES)
