@@ -40,7 +40,9 @@ def import_qm9(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and of the split.")] = 0,
     exclude: Annotated[
         Path | None,
-        typer.Option(help="A dataset whose molecules are left out, such as one to pre-train on."),
+        typer.Option(
+            help="A dataset or file whose molecules are left out, such as one to pre-train on."
+        ),
     ] = None,
 ) -> None:
     """Make a dataset of the published QM9: its geometries and labels, from the package qm9pack."""

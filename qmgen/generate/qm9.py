@@ -24,13 +24,14 @@ from qmgen.dataset import (
     StoreMetadata,
     config_hash,
     empty_conformers,
+    file_sha256,
     open_dataset,
     package_versions,
     write_store,
 )
 from qmgen.dataset.metadata import SourceFile
 from qmgen.errors import InputError, MissingExtraError, MoleculeParseError
-from qmgen.molecules import constitution, molecule_from_smiles
+from qmgen.molecules import Molecule, constitution, molecule_from_smiles, read_molecules
 from qmgen.units import BOHR_PER_ANGSTROM
 
 _ORIGIN = ImportedLabels(
@@ -94,8 +95,8 @@ def import_qm9(
     seed : int
         Seed of the choice and of the split into train, validation and test.
     exclude : path, optional
-        Dataset whose molecules are left out, whatever their stereochemistry: a network that
-        learnt on that one is then tested on molecules it has not seen.
+        Dataset, or file of molecules, that has what is left out, whatever the stereochemistry: a
+        network that learnt on that is then tested on molecules it has not seen.
 
     Returns
     -------
@@ -105,12 +106,12 @@ def import_qm9(
     Raises
     ------
     InputError
-        A table can't be read, or no molecule is left.
+        A table or `exclude` can't be read, or no molecule is left.
     StoreError
-        `output` exists or can't be written, or `exclude` is no complete dataset.
+        `output` exists or can't be written, or `exclude` is a folder and no complete dataset.
     """
     output = Path(output)
-    excluded = frozenset() if exclude is None else _constitutions(exclude)
+    excluded = frozenset() if exclude is None else _constitutions(Path(exclude))
     chosen, left_out = _choose(files, limit, seed, excluded)
     if not chosen:
         raise InputError(
@@ -119,11 +120,7 @@ def import_qm9(
     failures: list[Failure] = []
     config: dict[str, Any] = {"limit": limit, "exclude": None}
     if exclude is not None:
-        origin = open_dataset(exclude).metadata.provenance
-        config["exclude"] = {
-            "config_hash": origin.config_hash,
-            "source_sha256": origin.source.sha256,
-        }
+        config["exclude"] = _describe_excluded(Path(exclude))
     provenance = Provenance(
         versions=package_versions(("qmgen", "qm9pack", "rdkit", "zarr", "numpy")),
         config=config,
@@ -145,11 +142,22 @@ def import_qm9(
     )
 
 
-def _constitutions(store: str | os.PathLike[str]) -> frozenset[str]:
-    dataset = open_dataset(store)
-    blocks = dataset.iter_blocks(_BLOCK_ROWS, converged_only=False, columns=("smile",))
-    smiles = {str(smile) for block in blocks for smile in np.unique(block["smile"])}
+def _constitutions(source: Path) -> frozenset[str]:
+    if source.is_dir():
+        dataset = open_dataset(source)
+        blocks = dataset.iter_blocks(_BLOCK_ROWS, converged_only=False, columns=("smile",))
+        smiles = {str(smile) for block in blocks for smile in np.unique(block["smile"])}
+    else:
+        records = read_molecules(source)
+        smiles = {record.smiles for record in records if isinstance(record, Molecule)}
     return frozenset(constitution(smile) for smile in smiles if smile)
+
+
+def _describe_excluded(source: Path) -> dict[str, str]:
+    if not source.is_dir():
+        return {"source_sha256": file_sha256(source)}
+    origin = open_dataset(source).metadata.provenance
+    return {"source_sha256": origin.source.sha256, "config_hash": origin.config_hash}
 
 
 def _choose(

@@ -97,6 +97,10 @@ def test_molecules_of_another_dataset_are_left_out(tmp_path):
     assert rest.metadata.provenance.config["exclude"]["source_sha256"]
     import_qm9(FILES, tmp_path / "three", limit=3, exclude=tmp_path / "first")
     assert len(open_dataset(tmp_path / "three")) == 3
+    smiles = "\n".join(first.column("smile"))
+    (tmp_path / "first.smi").write_text(smiles, encoding="utf-8")
+    import_qm9(FILES, tmp_path / "same", exclude=tmp_path / "first.smi")
+    assert open_dataset(tmp_path / "same").column("line").tolist() == rest.column("line").tolist()
     import_qm9(FILES, tmp_path / "all")
     with pytest.raises(InputError, match="exclude less"):
         import_qm9(FILES, tmp_path / "none", exclude=tmp_path / "all")
