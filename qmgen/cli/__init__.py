@@ -303,10 +303,10 @@ def train(
                 f"{size.unseen} with an element that is not learnt"
             )
     for name, errors in result.errors.items():
-        trivial = "zero" if name in ("forces", "dipole") else "mean predictor"
+        trivial, mae = errors.trivial
         say(
-            f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, "
-            f"{trivial} {errors.baseline_mae:.4f} {errors.unit}"
+            f"{name}: test MAE {errors.test_mae:.4f} {errors.unit}, {trivial} {mae:.4f} "
+            f"{errors.unit}"
         )
     say(f"checkpoint {result.checkpoint}; learning curve {result.plot}")
 
@@ -373,7 +373,7 @@ def main() -> None:
         # Typer turns an interrupt into this status without a word.
         if stop.code == EXIT_INTERRUPTED:
             error_console.print(
-                "qmgen: interrupted; finished batches are kept and the same command goes on",
+                "qmgen: interrupted; what is finished is kept and the same command goes on",
                 markup=False,
                 soft_wrap=True,
             )

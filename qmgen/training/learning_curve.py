@@ -50,41 +50,40 @@ def append_row(row: Mapping[str, float | int], path: Path) -> None:
 
 
 def plot_learning_curve(
-    rows: list[Row], baselines: Mapping[Target, Mapping[str, float]], path: Path
+    rows: list[Row], trivial: Mapping[Target, tuple[str, float]], path: Path
 ) -> None:
-    """Draw errors against epochs, and baselines as dashed lines; one panel a target.
+    """Draw errors against epochs, one panel a target.
 
     Parameters
     ----------
     rows : list of dict
         Errors.
-    baselines : mapping
-        Errors of predictors to beat by target and name, in the target's unit.
+    trivial : mapping of str to (str, float)
+        Name and error of a predictor to beat by target, in the target's unit; a dashed line.
     path : Path
         PNG file to write.
     """
     # No pyplot: it would keep the figure and choose a backend for the whole process.
-    figure = Figure(figsize=(6.4, 1.0 + 3.0 * len(baselines)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.0 + 3.0 * len(trivial)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(baselines), squeeze=False, sharex=True)[:, 0]
-    for axes, (target, errors) in zip(panels, baselines.items(), strict=True):
-        _draw(axes, rows, target, errors)
+    panels = figure.subplots(len(trivial), squeeze=False, sharex=True)[:, 0]
+    for axes, (target, baseline) in zip(panels, trivial.items(), strict=True):
+        _draw(axes, rows, target, *baseline)
     panels[-1].set_xlabel("epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=150)
 
 
-def _draw(axes: Axes, rows: list[Row], target: Target, baselines: Mapping[str, float]) -> None:
+def _draw(axes: Axes, rows: list[Row], target: Target, name: str, error: float) -> None:
     epochs = [row["epoch"] for row in rows]
-    shown = list(baselines.values())
-    for split, name in (("train", "training"), ("val", "validation")):
+    shown = [error]
+    for split, label in (("train", "training"), ("val", "validation")):
         values = [row[mae_name(split, target)] for row in rows]
-        axes.plot(epochs, values, marker="o", markersize=2.5, label=name)
+        axes.plot(epochs, values, marker="o", markersize=2.5, label=label)
         shown += values
-    for i, (name, error) in enumerate(baselines.items()):
-        axes.axhline(error, color=f"{0.2 + 0.3 * i}", linestyle="--", linewidth=1, label=name)
+    axes.axhline(error, color="0.2", linestyle="--", linewidth=1, label=name)
     if all(math.isfinite(value) and value > 0 for value in shown):
         axes.set_yscale("log")
-    axes.set_ylabel(f"mean absolute error of {target} ({TARGETS[target].unit})")
+    axes.set_ylabel(f"mean absolute error of {target} ({TARGETS[target].unit})", fontsize="small")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

@@ -90,11 +90,14 @@ class FilePredictions:
     ----------
     targets : tuple of str
         What is predicted.
+    labels : tuple of str
+        What the input has labels of, so that rows have a reference.
     rows : iterator of PredictionRow
         One row a conformer.
     """
 
     targets: tuple[Target, ...]
+    labels: tuple[Target, ...]
     rows: Iterator[PredictionRow]
 
     def __iter__(self) -> Iterator[PredictionRow]:
@@ -151,6 +154,7 @@ def predict_file(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     items: Iterator[PredictionRow]
+    labels: tuple[Target, ...] = ()
     if path.is_dir():
         dataset = open_dataset(path)
         labels = tuple(target for target in model.targets if target in dataset.columns)
@@ -165,7 +169,7 @@ def predict_file(
     else:
         records = read_molecules(path, smiles_column=smiles_column)
         items = _embedded(records, conformers, seed)
-    return FilePredictions(model.targets, _predict_rows(model, items, batch_size))
+    return FilePredictions(model.targets, labels, _predict_rows(model, items, batch_size))
 
 
 def _stored(blocks: Iterable[Batch], labels: tuple[Target, ...]) -> Iterator[PredictionRow]:

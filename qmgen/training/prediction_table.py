@@ -49,11 +49,11 @@ def write_predictions(
 ) -> PredictionSummary:
     """Write predictions as they come, one line a row, empty where there is no value.
 
-    A column ``gap_ev`` has predictions and ``reference_gap_ev`` stored labels; a dipole has three
-    columns, such as ``dipole_x_debye``. Forces go to an extended XYZ file beside the table, with
-    the same name and the ending ``.xyz``: a frame for each row that has a prediction, with
-    positions in Angstrom, forces in eV/Angstrom, energy in eV, and the row's ``line``, ``smile``
-    and ``conformer``.
+    A column ``gap_ev`` has predictions and, for a store, ``reference_gap_ev`` its labels; a dipole
+    has three columns, such as ``dipole_x_debye``. Forces go to an extended XYZ file beside the
+    table, with the same name and the ending ``.xyz``: a frame for each row that has a prediction,
+    with positions in Angstrom, forces in eV/Angstrom, energy in eV, and the row's ``line``,
+    ``smile`` and ``conformer``.
 
     Parameters
     ----------
@@ -109,12 +109,15 @@ def _write(
     numbers: dict[Target, int] = {}
     compared: dict[Target, int] = {}
     writer = csv.writer(streams[0], lineterminator="\n")
-    columns = [target for target in predictions.targets if target != "forces"]
+    columns, labels = (
+        [target for target in targets if target != "forces"]
+        for targets in (predictions.targets, predictions.labels)
+    )
     names = [name for target in columns for name in _names(target)]
-    references = [f"reference_{name}" for name in names]
+    references = [f"reference_{name}" for target in labels for name in _names(target)]
     writer.writerow(["line", "smile", "conformer", *names, *references, "problem"])
     for row in predictions:
-        cells = [*_cells(row.predicted, columns), *_cells(row.reference, columns)]
+        cells = [*_cells(row.predicted, columns), *_cells(row.reference, labels)]
         writer.writerow([row.line, row.smile, row.conformer, *cells, row.problem])
         if row.problem:
             skipped += 1

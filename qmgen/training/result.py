@@ -60,6 +60,13 @@ class TargetErrors:
     baseline_mae: float
     composition_mae: float | None
 
+    @property
+    def trivial(self) -> tuple[str, float]:
+        """Name and error of the best predictor that needs no network."""
+        if self.composition_mae is not None:
+            return "atom references", self.composition_mae
+        return "mean predictor" if self.unit == "eV" else "zero", self.baseline_mae
+
 
 @dataclass(frozen=True)
 class TrainResult:

@@ -29,15 +29,14 @@ from qmgen.training.model import PropertyModel, build_model
 from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
 from qmgen.training.result import TrainResult, size_of, target_errors, write_metrics
 from qmgen.training.resume import CONFIG_FILE, RESULT_FILE, Unfinished, find_unfinished
-from qmgen.training.targets import Target
 from qmgen.training.task import PropertyTask
 
 _PACKAGES = ("qmgen", "torch", "schnetpack", "pytorch-lightning", "numpy")
 # What is meant to be so here, and a deprecated function of torch that Lightning calls.
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
     ".*available but not used.*",
+    ".*AMP with fp16 is not supported on CPU.*",
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",
 )
 
@@ -104,7 +103,7 @@ def train_model(
                     task,
                     datamodule=data,
                     ckpt_path=unfinished.state if unfinished else None,
-                    weights_only=True if unfinished else None,
+                    weights_only=True,
                 )
         if not recorder.best_epoch:
             for name in (STATE_FILE, METRICS_FILE):
@@ -173,13 +172,8 @@ def _finish(
         metrics_json=out / RESULT_FILE,
         config_json=out / CONFIG_FILE,
     )
-    baselines: dict[Target, dict[str, float]] = {}
-    for target, errors in result.errors.items():
-        vector = target in ("forces", "dipole")
-        baselines[target] = {"zero" if vector else "mean of training": errors.baseline_mae}
-        if errors.composition_mae is not None:
-            baselines[target]["atom references"] = errors.composition_mae
-    plot_learning_curve(rows, baselines, result.plot)
+    trivial = {target: errors.trivial for target, errors in result.errors.items()}
+    plot_learning_curve(rows, trivial, result.plot)
     write_metrics(result, model.dataset)
     (out / STATE_FILE).unlink(missing_ok=True)
     return result
@@ -193,11 +187,12 @@ def _trainer(
     *,
     streamed: bool,
 ) -> pl.Trainer:
+    precision = "32-true" if config.precision == 32 else config.precision
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=config.accelerator,
             devices=1,
-            precision="32-true" if config.precision == 32 else config.precision,
+            precision=precision,
             # One process trains. A Slurm job's variables would make Lightning wait for others.
             plugins=[LightningEnvironment()],
             max_epochs=config.epochs,
@@ -218,6 +213,12 @@ def _trainer(
             f"can't train on the accelerator {config.accelerator!r} with precision "
             f"{config.precision}: {error}; use auto or cpu, and 32"
         ) from error
+    if trainer.precision != precision:  # Lightning takes another with a warning
+        raise ConfigError(
+            f"the accelerator {config.accelerator!r} has no precision {config.precision} here; use "
+            f"{trainer.precision} or 32"
+        )
+    return trainer
 
 
 def _origin(dataset: Dataset) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_interrupted_from_the_keyboard(qmgen: Command, undisturbed: Long, tmp_pa
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     told = [line for line in log.splitlines() if line.startswith("qmgen: ")]
-    assert told == ["qmgen: interrupted; finished batches are kept and the same command goes on"]
+    assert told == ["qmgen: interrupted; what is finished is kept and the same command goes on"]
     assert 4 <= len(parts(output)) < undisturbed.batches
     text = finish(qmgen, undisturbed, output)
     assert "batches were done before" in text

@@ -26,7 +26,12 @@ def test_train_and_predict(force_store, tmp_path):
     config = load_model(out / "model.ckpt").config
     assert config.targets == {"energy": 1.0, "forces": 1.0}
     assert (config.epochs, config.n_atom_basis, config.train_size) == (2, 8, 40)
-    for word in ("energy: test MAE", "forces: test MAE", "eV/Angstrom, zero", "mean predictor"):
+    for word in (
+        "energy: test MAE",
+        "forces: test MAE",
+        "eV/Angstrom, zero",
+        "eV, atom references",
+    ):
         assert word in said
     table = tmp_path / "out.csv"
     said = _run("predict", out / "model.ckpt", force_store, "--split", "val", "--out", table)

@@ -118,8 +118,11 @@ def test_smiles_file(trained, model, tmp_path):
     assert skipped[0].problem
     assert skipped[1].problem == "the training split has no N"
     assert not any(row.reference for row in rows)
-    # One conformer of each molecule, and none of the line that is no SMILES.
-    assert len(list(predict_file(trained.checkpoint, path))) == 4
+    # One row for each molecule, and for the line that is no SMILES; no references without a store.
+    summary = write_predictions(predict_file(trained.checkpoint, path), tmp_path / "out.csv")
+    assert (summary.predicted, summary.skipped, summary.mae) == (2, 2, {})
+    header = (tmp_path / "out.csv").read_text().partition("\n")[0]
+    assert header == "line,smile,conformer,gap_ev,problem"
 
 
 def test_xyz_file(trained, model, tmp_path):
@@ -185,7 +188,7 @@ def test_loading_leaves_random_numbers_alone(trained):
 
 
 def _predictions(rows, targets=("gap",)):
-    return FilePredictions(targets, iter(rows))
+    return FilePredictions(targets, targets, iter(rows))
 
 
 def _row(line, smile, predicted=None, reference=None, **other):

@@ -1,7 +1,6 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch_ema import ExponentialMovingAverage
 
 from qmgen.training import PropertyTask, Scaling, Standardisation, TrainConfig, build_model
 from qmgen.training.config import WarmupDecay
@@ -34,6 +33,7 @@ def task():
 
 
 def test_average_is_that_of_torch_ema(trainer, task):
+    torch_ema = pytest.importorskip("torch_ema")  # of some releases of schnetpack
     ours = MovingAverage(0.95)
     ours.setup(trainer, task, "fit")
     theirs = None
@@ -43,7 +43,9 @@ def test_average_is_that_of_torch_ema(trainer, task):
                 weight += torch.randn_like(weight)
         ours.on_train_batch_end(trainer, task)
         if theirs is None:  # ours begins with the weights after the first step
-            theirs = ExponentialMovingAverage(task.model.parameters(), 0.95, use_num_updates=True)
+            theirs = torch_ema.ExponentialMovingAverage(
+                task.model.parameters(), 0.95, use_num_updates=True
+            )
         else:
             theirs.update()
         for average, expected in zip(

@@ -175,6 +175,8 @@ def test_bad_places(store, small_config, tmp_path):
         train_model(tmp_path / "nothing", tmp_path / "out", small_config)
     with pytest.raises(ConfigError, match="abacus"):
         train_model(store, tmp_path / "out", _quick(small_config, accelerator="abacus"))
+    with pytest.raises(ConfigError, match="'cpu' has no precision 16-mixed here; use bf16-mixed"):
+        train_model(store, tmp_path / "out", _quick(small_config, precision="16-mixed"))
 
 
 def test_divergence_is_reported(store, small_config, tmp_path):
