@@ -109,8 +109,8 @@ def scaling_law(
         ) from error
     law = run(store, out, load_train_config(config), numbers, progress=_print_point)
     for target, fit in law.fits.items():
-        error = "" if fit.exponent_error is None else f" +- {fit.exponent_error:.3f}"
-        say(f"{target}: test MAE = {fit.factor:.4g} n^-b, b = {fit.exponent:.3f}{error}")
+        margin = "" if fit.exponent_error is None else f" +- {fit.exponent_error:.3f}"
+        say(f"{target}: test MAE = {fit.factor:.4g} n^-b, b = {fit.exponent:.3f}{margin}")
         if target in law.with_floor:
             bent = law.with_floor[target]
             say(f"  with a floor: {bent.factor:.4g} n^-{bent.exponent:.3f} + {bent.floor:.4g}")

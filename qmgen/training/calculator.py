@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -39,8 +39,6 @@ class ModelCalculator(Calculator):
     >>> BFGS(atoms).run(fmax=0.01)  # doctest: +SKIP
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "dipole"]
-
     def __init__(self, model: str | os.PathLike[str] | PropertyModel) -> None:
         super().__init__()
         loaded = model if isinstance(model, PropertyModel) else load_model(model)
@@ -50,9 +48,9 @@ class ModelCalculator(Calculator):
                 "has learnt energy"
             )
         self.model = copy.deepcopy(loaded).double().eval()
-        self.implemented_properties = [
-            name for name in type(self).implemented_properties if name != "dipole"
-        ] + ["dipole"] * ("dipole" in loaded.targets)
+        self.implemented_properties = ["energy", "forces"]
+        if "dipole" in loaded.targets:
+            self.implemented_properties.append("dipole")
 
     def calculate(
         self,

@@ -99,7 +99,13 @@ class TrainConfig(_Frozen):
         "Predictions jump where an atom's neighbours change places in that order.",
     )
 
-    epochs: int = Field(100, ge=1, description="Most passes over the training split.")
+    epochs: int = Field(100, ge=1, description="Most epochs; one is a pass over the training set.")
+    epoch_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps of an epoch instead, for large training sets: after each epoch the "
+        "model is validated and the state to resume from is written.",
+    )
     batch_size: int = Field(32, ge=1, description="Conformers a step.")
     learning_rate: float = Field(
         1e-3, gt=0, allow_inf_nan=False, description="Step length of AdamW before the schedule."

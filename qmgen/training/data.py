@@ -1,17 +1,20 @@
 """Feeds the conformers of a store to a network."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from schnetpack.data import AtomsLoader
 
 from qmgen.dataset import Dataset
 from qmgen.training.config import TrainConfig
 from qmgen.training.inputs import Inputs, label_key, make_loader, structure_inputs
 from qmgen.training.neighbors import NeighborList
+from qmgen.training.order import ShuffledRows, batches_of_worker
 from qmgen.training.selection import Selection, blocks_of, select_rows
 from qmgen.training.splits import BLOCK_ROWS, split_codes
 from qmgen.training.standardise import Standardisation, fit_standardisation
@@ -103,6 +106,28 @@ class ConformerDataset(torch.utils.data.Dataset):
         return inputs
 
 
+@dataclass(frozen=True)
+class StreamOrder:
+    """Which part of a shuffled stream is an epoch.
+
+    Attributes
+    ----------
+    seed : int
+        Seed.
+    epoch : int
+        Epoch, from 0.
+    batch_size : int
+        Rows a batch.
+    steps : int or None
+        Batches an epoch; a whole pass, the last batch of each process being smaller, if None.
+    """
+
+    seed: int
+    epoch: int
+    batch_size: int
+    steps: int | None = None
+
+
 class ConformerStream(torch.utils.data.IterableDataset):
     """Conformers read from the store block by block, for stores that don't fit in memory.
 
@@ -117,8 +142,8 @@ class ConformerStream(torch.utils.data.IterableDataset):
         Rows and labels.
     standardisation, neighbor_list
         As for `ConformerDataset`.
-    shuffle_seed : tuple of int, optional
-        Shuffles blocks, and rows within each; stored order by default.
+    order : StreamOrder, optional
+        Shuffles blocks, and rows within each; one pass in stored order by default.
     block_rows : int
         Rows a block; at least a chunk of the store, or chunks are decoded twice.
     """
@@ -129,34 +154,71 @@ class ConformerStream(torch.utils.data.IterableDataset):
         selection: Selection,
         standardisation: Standardisation,
         neighbor_list: NeighborList,
-        shuffle_seed: tuple[int, ...] | None = None,
+        order: StreamOrder | None = None,
         block_rows: int = BLOCK_ROWS,
     ) -> None:
         self._dataset = dataset
         self._selection = selection
         self._standardisation = standardisation
         self._neighbor_list = neighbor_list
-        self._shuffle_seed = shuffle_seed
+        self._order = order
         self._block_rows = block_rows
 
     def __iter__(self) -> Iterator[Inputs]:
         worker = torch.utils.data.get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        generator = None
-        starts = np.arange(0, len(self._selection), self._block_rows)
-        if self._shuffle_seed is not None:
-            starts = np.random.default_rng(self._shuffle_seed).permutation(starts)
-            generator = np.random.default_rng([*self._shuffle_seed, first])
-        for start in starts[first::step].tolist():
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        for start, places in self._parts(number, workers):
             block = ConformerDataset(
                 self._dataset,
                 self._selection.take(slice(start, start + self._block_rows)),
                 self._standardisation,
                 self._neighbor_list,
             )
-            order = np.arange(len(block))
-            for place in order if generator is None else generator.permutation(order):
-                yield block[int(place)]
+            for place in places.tolist():
+                yield block[place]
+
+    def _parts(self, worker: int, workers: int) -> Iterator[tuple[int, Int64[np.ndarray, " part"]]]:
+        """Give the blocks of a process by their first row, and the places to take from each."""
+        starts = np.arange(0, len(self._selection), self._block_rows)
+        if self._order is None:
+            for start in starts[worker::workers].tolist():
+                yield start, np.arange(self._size(start))
+            return
+        order = self._order
+        if order.steps is None:
+            for start in self._blocks(starts, order.epoch, worker, workers):
+                yield start, self._shuffled(start, order.epoch)
+            return
+        workers = min(workers, len(starts))  # further ones have no block, and nothing to give
+        if worker >= workers:
+            return
+        process, before, now = batches_of_worker(worker, workers, order.epoch, order.steps)
+        skip, left = before * order.batch_size, now * order.batch_size
+        for number in count():
+            for start in self._blocks(starts, number, process, workers):
+                if not left:
+                    return
+                # Blocks that earlier epochs have used up are not read.
+                places = self._shuffled(start, number)[skip : skip + left]
+                skip = max(0, skip - self._size(start))
+                left -= len(places)
+                if len(places):
+                    yield start, places
+
+    def _blocks(
+        self, starts: Int64[np.ndarray, " nblock"], number: int, worker: int, workers: int
+    ) -> list[int]:
+        assert self._order is not None
+        shuffled = np.random.default_rng([self._order.seed, number]).permutation(starts)
+        return shuffled[worker::workers].tolist()
+
+    def _shuffled(self, start: int, number: int) -> Int64[np.ndarray, " size"]:
+        assert self._order is not None
+        generator = np.random.default_rng([self._order.seed, number, start])
+        return generator.permutation(self._size(start))
+
+    def _size(self, start: int) -> int:
+        return min(self._block_rows, len(self._selection) - start)
 
 
 class ConformerDataModule(pl.LightningDataModule):
@@ -208,7 +270,7 @@ class ConformerDataModule(pl.LightningDataModule):
         self._loaded: dict[str, ConformerDataset] = {}
 
     def train_dataloader(self) -> AtomsLoader:
-        """Batches of the training split, in an order of their own each epoch."""
+        """Batches of an epoch, in an order of its own."""
         return self._loader("train", self.train, shuffle=True)
 
     def val_dataloader(self) -> AtomsLoader:
@@ -223,23 +285,25 @@ class ConformerDataModule(pl.LightningDataModule):
         config = self._config
         if self.streamed:
             epoch = self.trainer.current_epoch if self.trainer else 0
+            order = StreamOrder(config.seed, epoch, config.batch_size, config.epoch_steps)
             stream = ConformerStream(
                 self._dataset,
                 selection,
                 self.standardisation,
                 self._neighbor_list,
-                (config.seed, epoch) if shuffle else None,
+                order if shuffle else None,
             )
             return make_loader(stream, config.batch_size, num_workers=config.num_workers)
         if name not in self._loaded:
             self._loaded[name] = ConformerDataset(
                 self._dataset, selection, self.standardisation, self._neighbor_list
             )
+        rows = None if config.epoch_steps is None else config.epoch_steps * config.batch_size
         return make_loader(
             self._loaded[name],
             config.batch_size,
             num_workers=config.num_workers,
-            shuffle_seed=config.seed if shuffle else None,
+            order=ShuffledRows(len(selection), config.seed, rows) if shuffle else None,
         )
 
 

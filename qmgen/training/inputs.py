@@ -1,7 +1,6 @@
 """One structure, or several, in the form that schnetpack's modules read."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -9,9 +8,10 @@ from jaxtyping import Float, Shaped
 from schnetpack import properties
 from schnetpack.data import AtomsLoader
 from schnetpack.data.loader import _atoms_collate_fn
-from torch.utils.data import Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from qmgen.training.neighbors import NeighborList
+from qmgen.training.order import ShuffledRows
 from qmgen.training.targets import Target
 
 Inputs = dict[str, torch.Tensor]
@@ -79,7 +79,7 @@ def make_loader(
     batch_size: int,
     *,
     num_workers: int = 0,
-    shuffle_seed: int | None = None,
+    order: ShuffledRows | None = None,
 ) -> AtomsLoader:
     """Make a loader of batches.
 
@@ -90,22 +90,17 @@ def make_loader(
     batch_size : int
         Structures a batch; the last may have fewer.
     num_workers : int
-        Processes that prepare batches; 0 for this one. They don't change what comes.
-    shuffle_seed : int, optional
-        Shuffle by this and by the number that ``loader.sampler.set_epoch`` gets (Lightning calls
-        it); stored order by default.
+        Processes that prepare batches; 0 for this one. They don't change what comes of structures
+        in memory.
+    order : ShuffledRows, optional
+        Order of structures in memory; stored order by default.
     """
-    sampler: DistributedSampler | None = None
-    if shuffle_seed is not None:
-        # The order of RandomSampler would depend on how often Lightning makes iterators, and with
-        # that on the number of workers.
-        sampler = DistributedSampler(
-            cast(Dataset, structures), num_replicas=1, rank=0, seed=shuffle_seed
-        )
     return AtomsLoader(
         structures,
         batch_size=batch_size,
-        sampler=sampler,
+        # The order of RandomSampler would depend on how often Lightning makes iterators, and with
+        # that on the number of workers.
+        sampler=order,
         num_workers=num_workers,
         collate_fn=collate,
         # A stream's workers serve one epoch; others need not start anew for each.

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from qmgen.dataset import open_dataset
 from qmgen.errors import ConfigError, InputError
-from qmgen.training.config import Plateau, TrainConfig
+from qmgen.training.config import TrainConfig
 from qmgen.training.power_law import PowerLaw, fit_power_law, fit_power_law_with_floor
 from qmgen.training.resume import CONFIG_FILE, RESULT_FILE
 from qmgen.training.targets import TARGETS, Target
@@ -87,10 +87,10 @@ def scaling_law(
 ) -> ScalingLaw:
     """Train at each size and fit power laws to the test errors.
 
-    A smaller training set is part of every larger one, and all are tested on the same rows. The
-    epochs and patiences of `config` are those of the largest size; smaller ones get as many more
-    epochs as it takes for the same number of steps, so that none is cut short. A study that was
-    interrupted goes on when it is called again in the same way, or with more sizes below the
+    A smaller training set is part of every larger one, and all are tested on the same rows. An
+    epoch has the same number of steps at every size, by default a pass over the largest training
+    set, so that no size is cut short: all have the same steps, validations and rates. A study that
+    was interrupted goes on when it is called again in the same way, or with more sizes below the
     largest.
 
     Parameters
@@ -130,11 +130,12 @@ def scaling_law(
     if len(ordered) < 2 or ordered[0] < 1:
         raise InputError(f"a scaling law needs two sizes or more, above 0, not {list(sizes)}")
     out = Path(out)
+    steps = config.epoch_steps or -(-ordered[-1] // config.batch_size)
     points = []
     # The largest first: that it is too large is known before hours of training.
     for size in reversed(ordered):
-        folder = out / f"size-{size:06d}"
-        points.append(_point(store, folder, _same_steps(config, size, ordered[-1]), size))
+        own = config.model_copy(update={"train_size": size, "epoch_steps": steps})
+        points.append(_point(store, out / f"size-{size:06d}", own, size))
         progress(points[-1])
     points.reverse()
     fits: dict[Target, PowerLaw] = {}
@@ -145,7 +146,7 @@ def scaling_law(
         fits[target] = fit_power_law(conformers, errors)
         if (law := fit_power_law_with_floor(conformers, errors)) is not None:
             with_floor[target] = law
-    law = ScalingLaw(
+    study = ScalingLaw(
         points=tuple(points),
         fits=fits,
         with_floor=with_floor,
@@ -153,23 +154,8 @@ def scaling_law(
         json=out / "scaling_law.json",
         plot=out / "scaling_law.png",
     )
-    _write(law)
-    return law
-
-
-def _same_steps(config: TrainConfig, size: int, largest: int) -> TrainConfig:
-    def longer(epochs: int) -> int:
-        return -(-epochs * largest // size)
-
-    changes: dict[str, object] = {
-        "train_size": size,
-        "epochs": longer(config.epochs),
-        "stop_patience": longer(config.stop_patience),
-    }
-    if isinstance(config.schedule, Plateau):
-        patience = longer(config.schedule.patience)
-        changes["schedule"] = config.schedule.model_copy(update={"patience": patience})
-    return config.model_copy(update=changes)
+    _write(study)
+    return study
 
 
 def _point(
@@ -223,36 +209,36 @@ def _seconds(path: Path) -> float:
     return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
 
 
-def _write(law: ScalingLaw) -> None:
-    with law.csv.open("w", newline="", encoding="utf-8") as stream:
+def _write(study: ScalingLaw) -> None:
+    with study.csv.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         plain = ("size", "conformers", "molecules", "epochs", "best_epoch", "steps", "seconds")
         errors = ("test_mae", "val_mae", "baseline_mae")
         writer.writerow([*plain, "target", "unit", *errors])
-        for point in law.points:
+        for point in study.points:
             for target in point.test_mae:
                 values = [getattr(point, name)[target] for name in errors]
                 own = [getattr(point, name) for name in plain]
                 writer.writerow([*own, target, TARGETS[target].unit, *values])
     content = {
-        "points": [asdict(point) for point in law.points],
-        "fits": {target: asdict(fit) for target, fit in law.fits.items()},
-        "fits_with_floor": {target: asdict(fit) for target, fit in law.with_floor.items()},
+        "points": [asdict(point) for point in study.points],
+        "fits": {target: asdict(fit) for target, fit in study.fits.items()},
+        "fits_with_floor": {target: asdict(fit) for target, fit in study.with_floor.items()},
     }
-    law.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _plot(law)
+    study.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _plot(study)
 
 
-def _plot(law: ScalingLaw) -> None:
-    figure = Figure(figsize=(6.4, 1.0 + 3.4 * len(law.fits)), layout="constrained")
+def _plot(study: ScalingLaw) -> None:
+    figure = Figure(figsize=(6.4, 1.0 + 3.4 * len(study.fits)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(law.fits), squeeze=False, sharex=True)[:, 0]
-    sizes = [point.conformers for point in law.points]
-    for axes, (target, fit) in zip(panels, law.fits.items(), strict=True):
-        axes.plot(sizes, [point.test_mae[target] for point in law.points], "o", label="test")
+    panels = figure.subplots(len(study.fits), squeeze=False, sharex=True)[:, 0]
+    sizes = [point.conformers for point in study.points]
+    for axes, (target, fit) in zip(panels, study.fits.items(), strict=True):
+        axes.plot(sizes, [point.test_mae[target] for point in study.points], "o", label="test")
         error = "" if fit.exponent_error is None else f" ± {fit.exponent_error:.2f}"
         axes.plot(sizes, fit(sizes), "-", lw=1, label=f"exponent {fit.exponent:.2f}{error}")
-        if (bent := law.with_floor.get(target)) is not None:
+        if (bent := study.with_floor.get(target)) is not None:
             axes.plot(sizes, bent(sizes), "--", lw=1, label=f"floor {bent.floor:.3g}")
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -264,4 +250,4 @@ def _plot(law: ScalingLaw) -> None:
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     panels[-1].set_xlabel("training conformers")
-    figure.savefig(law.plot, dpi=150)
+    figure.savefig(study.plot, dpi=150)

@@ -9,8 +9,10 @@ from pyscf.data import nist
 from qmgen.dataset import open_dataset
 from qmgen.errors import InputError
 from qmgen.training import ConformerDataModule, ConformerDataset, ConformerStream, select_rows
+from qmgen.training.data import StreamOrder
 from qmgen.training.inputs import label_key, make_loader, properties
 from qmgen.training.neighbors import NeighborList
+from qmgen.training.order import ShuffledRows
 from qmgen.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from tests.training.synthetic import molecule
 
@@ -84,8 +86,10 @@ def test_pickled_conformers_are_the_same(conformers):
 
 
 def test_workers_give_the_same_batches(conformers):
-    alone = make_loader(conformers, 16, shuffle_seed=4)
-    shared = make_loader(conformers, 16, shuffle_seed=4, num_workers=2)
+    alone, shared = (
+        make_loader(conformers, 16, order=ShuffledRows(len(conformers), 4), num_workers=num_workers)
+        for num_workers in (0, 2)
+    )
     orders = []
     for epoch in range(2):
         alone.sampler.set_epoch(epoch)
@@ -97,35 +101,73 @@ def test_workers_give_the_same_batches(conformers):
     assert sorted(orders[0]) == sorted(orders[1]) == conformers.rows.tolist()
 
 
-def _stream(module, store, small_config, seed):
+def _stream(module, store, small_config, order=None):
     return ConformerStream(
         open_dataset(store),
         module.train,
         module.standardisation,
         NeighborList.of(small_config),
-        seed,
+        order,
         block_rows=30,
     )
 
 
 def test_stream_gives_the_rows_of_memory(conformers, module, store, small_config):
-    ordered = list(_stream(module, store, small_config, None))
+    ordered = list(_stream(module, store, small_config))
     _same(ordered, [conformers[i] for i in range(len(conformers))])
 
 
-def test_stream_is_shuffled_and_shared_out(module, store, small_config):
-    def rows(loader):
-        return torch.cat([batch[properties.idx] for batch in loader]).tolist()
+def _rows(loader):
+    return torch.cat([batch[properties.idx] for batch in loader]).tolist()
 
-    first = rows(make_loader(_stream(module, store, small_config, (1, 0)), 8))
-    again = rows(make_loader(_stream(module, store, small_config, (1, 0)), 8))
-    later = rows(make_loader(_stream(module, store, small_config, (1, 1)), 8))
-    shared = rows(make_loader(_stream(module, store, small_config, (1, 0)), 8, num_workers=2))
+
+def test_stream_is_shuffled_and_shared_out(module, store, small_config):
+    def rows(epoch, num_workers=0):
+        stream = _stream(module, store, small_config, StreamOrder(1, epoch, 8))
+        return _rows(make_loader(stream, 8, num_workers=num_workers))
+
+    first, again, later, shared = rows(0), rows(0), rows(1), rows(0, num_workers=2)
     assert first == again
     assert first != later
     assert first != sorted(first)
     for order in (first, later, shared):
         assert sorted(order) == module.train.rows.tolist()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_short_epochs_are_pieces_of_one_stream(module, store, small_config, num_workers):
+    def batches(epoch, steps):
+        stream = _stream(module, store, small_config, StreamOrder(1, epoch, 16, steps))
+        return [batch[properties.idx] for batch in make_loader(stream, 16, num_workers=num_workers)]
+
+    n = len(module.train)
+    steps = 1 + 2 * n // 16
+    whole = batches(0, steps)
+    pieces = [batch for epoch in range(-(-steps // 7)) for batch in batches(epoch, 7)]
+    assert len(pieces) >= steps == len(whole)
+    for piece, expected in zip(pieces, whole, strict=False):
+        assert torch.equal(piece, expected)
+    rows = torch.cat(whole).tolist()
+    assert all(len(batch) == 16 for batch in whole)
+    if not num_workers:
+        assert sorted(rows[:n]) == sorted(rows[n : 2 * n]) == module.train.rows.tolist()
+        assert rows[:n] != rows[n : 2 * n]
+    # Two passes and a bit, of which each worker may be a block ahead.
+    counts = np.unique(rows, return_counts=True)[1]
+    assert len(counts) == n
+    assert counts.max() <= 4
+
+
+def test_short_epochs_in_memory():
+    whole = list(ShuffledRows(50, 3, 130))
+    pieces = ShuffledRows(50, 3, 13)
+    found = []
+    for epoch in range(10):
+        pieces.set_epoch(epoch)
+        found += list(pieces)
+    assert found == whole
+    assert sorted(whole[:50]) == sorted(whole[50:100]) == list(range(50))
+    assert whole[:50] != whole[50:100]
 
 
 def test_memory_bound_decides(store, small_config):

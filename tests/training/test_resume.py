@@ -23,7 +23,7 @@ def tiny_store(write):
     return write([molecule(i, pairs=True) for i in range(20)], optional_labels=("forces",))
 
 
-@pytest.fixture(scope="module", params=["plateau", "streamed"])
+@pytest.fixture(scope="module", params=["plateau", "streamed", "short epochs"])
 def whole(request, tiny_store, small_config, tmp_path_factory):
     """A configuration, and its training without interruption."""
     changes = {
@@ -39,6 +39,7 @@ def whole(request, tiny_store, small_config, tmp_path_factory):
             "in_memory_gib": 0.0,
             "ema_decay": 0.9,
         },
+        "short epochs": {"targets": {"dipole": 1.0}, "epoch_steps": 3, "batch_size": 7},
     }[request.param]
     config = type(small_config).model_validate(
         small_config.model_dump() | {"n_atom_basis": 8, "n_rbf": 5, "epochs": 8} | changes
@@ -81,7 +82,10 @@ def _same(one, two):
 
 
 def test_the_schedules_do_something(whole):
-    _, result = whole
+    config, result = whole
+    if config.epoch_steps:
+        assert (result.steps, result.epochs) == (24, 8)
+        return
     with result.metrics_csv.open(newline="") as stream:
         rates = {float(row["learning_rate"]) for row in csv.DictReader(stream)}
     assert len(rates) > 1
