@@ -19,6 +19,7 @@ from qmgen.training import (
     predict,
     train_model,
 )
+from qmgen.training.config import WarmupDecay
 from qmgen.units import BOHR_PER_ANGSTROM, EV_PER_HARTREE
 
 NCONF = 40
@@ -61,9 +62,11 @@ def water(write, tmp_path_factory):
         n_interactions=2,
         n_rbf=12,
         cutoff_angstrom=4.0,
-        epochs=50,
+        epochs=30,
         batch_size=20,
         learning_rate=5e-3,
+        schedule=WarmupDecay(warmup_steps=20, decay_factor=0.5, decay_steps=100),
+        ema_decay=0.95,
         accelerator="cpu",
     )
     return train_model(store, tmp_path_factory.mktemp("water") / "run", config).checkpoint
@@ -113,15 +116,19 @@ def test_numbers_are_those_of_predict(water):
 
 
 def test_relaxation_ends_where_that_of_the_reference_does(water):
-    ends = []
+    lengths, energies = [], []
     for calculator in (ModelCalculator(water), EMT()):
         atoms = _bent()
         atoms.calc = calculator
         assert BFGS(atoms, logfile=None).run(fmax=0.01, steps=60)
-        ends.append((atoms.get_distance(0, 1), atoms.get_distance(0, 2), atoms.get_angle(1, 0, 2)))
-    (a, b, angle), (x, y, reference) = ends
-    assert (a, b) == pytest.approx((x, y), abs=0.03)
-    assert angle == pytest.approx(reference, abs=8)
+        lengths.append([atoms.get_distance(0, 1), atoms.get_distance(0, 2)])
+        atoms.calc = EMT()
+        energies.append(atoms.get_potential_energy())
+    atoms = _bent()
+    atoms.calc = EMT()
+    # EMT's angle is soft: it costs 1 meV to bend it by 8 degrees. Errors of energies are 5 meV.
+    assert lengths[0] == pytest.approx(lengths[1], abs=0.01)
+    assert 0 <= energies[0] - energies[1] < 0.01 < atoms.get_potential_energy() - energies[1]
 
 
 def _spread_of_energy(checkpoint, step_fs, time_fs=10.0):
