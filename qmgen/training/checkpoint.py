@@ -3,7 +3,6 @@
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from qmgen.errors import InputError
 from qmgen.training.config import TrainConfig
+from qmgen.training.files import write_in_one_go
 from qmgen.training.model import PropertyModel, build_model
 from qmgen.training.standardise import Standardisation
 
@@ -57,15 +57,6 @@ def save_model(
     """
     content = {"state_dict": weights, KEY: describe_model(model, versions)}
     write_in_one_go(path, lambda part: torch.save(content, part))
-
-
-def write_in_one_go(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside the place it is for, and put it there when it is on the disk."""
-    part = path.with_suffix(f"{path.suffix}.part")
-    write(part)
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(path)
 
 
 def load_model(path: str | os.PathLike[str]) -> PropertyModel:

@@ -77,7 +77,7 @@ class TrainConfig(_Frozen):
     init_from: Path | None = Field(
         None,
         description="model.ckpt to start from: its representation, and its readouts of the "
-        "targets that both have.",
+        "targets that both have. A relative path in a file starts at the file's folder.",
     )
 
     representation: Literal["schnet", "painn"] = Field(

@@ -64,9 +64,10 @@ class MovingAverage(pl.Callback):
     def _blend(
         self, average: torch.Tensor, weight: torch.Tensor, updates: torch.Tensor | int
     ) -> torch.Tensor:
-        # The first step copies the weights, and is not counted here.
-        number = float(updates)
-        decay = min(self._decay, (1 + number) / (10 + number))
+        # The first step copies the weights, and is not counted here. A tensor stays on the device,
+        # which need not wait for this process.
+        number = torch.as_tensor(updates)
+        decay = ((1 + number) / (10 + number)).clamp(max=self._decay)
         return average * decay + weight * (1 - decay)
 
     def _swap(self, task: PropertyTask) -> None:

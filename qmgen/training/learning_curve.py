@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from qmgen.training.files import write_in_one_go
 from qmgen.training.targets import TARGETS, Target, mae_name
 
 Row = dict[str, float]
@@ -29,12 +30,9 @@ def keep_epochs(path: Path, number: int) -> None:
     if not number:
         path.unlink(missing_ok=True)
         return
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open("rb") as stream:
         lines = list(islice(stream, 1 + number))
-    beside = path.with_suffix(".csv.part")
-    with beside.open("w", newline="", encoding="utf-8") as stream:
-        stream.writelines(lines)
-    beside.replace(path)
+    write_in_one_go(path, lambda part: part.write_bytes(b"".join(lines)))
 
 
 def append_row(row: Mapping[str, float | int], path: Path) -> None:

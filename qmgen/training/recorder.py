@@ -7,8 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from qmgen.training.checkpoint import save_model, write_in_one_go
+from qmgen.training.checkpoint import save_model
 from qmgen.training.ema import MovingAverage
+from qmgen.training.files import write_in_one_go
 from qmgen.training.learning_curve import append_row
 from qmgen.training.task import VALIDATION_ERROR, PropertyTask
 

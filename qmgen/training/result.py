@@ -9,6 +9,7 @@ import numpy as np
 
 from qmgen.dataset import Dataset
 from qmgen.training.data import ConformerDataModule
+from qmgen.training.files import write_in_one_go
 from qmgen.training.selection import Selection, blocks_of
 from qmgen.training.targets import SCALARS, TARGETS, Target, mae_name
 
@@ -145,9 +146,8 @@ def write_metrics(result: TrainResult, origin: dict[str, Any]) -> None:
         **{name: value for name, value in asdict(result).items() if not isinstance(value, Path)},
         "dataset_config_hash": origin["config_hash"],
     }
-    beside = result.metrics_json.with_suffix(".json.part")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(result.metrics_json)
+    text = json.dumps(content, indent=2) + "\n"
+    write_in_one_go(result.metrics_json, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _baseline(dataset: Dataset, data: ConformerDataModule, target: Target) -> float:

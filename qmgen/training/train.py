@@ -23,6 +23,7 @@ from qmgen.training.checkpoint import load_model
 from qmgen.training.config import TrainConfig
 from qmgen.training.data import ConformerDataModule
 from qmgen.training.ema import MovingAverage
+from qmgen.training.files import PART
 from qmgen.training.fine_tuning import copy_weights, load_initial
 from qmgen.training.learning_curve import keep_epochs, plot_learning_curve, read_rows
 from qmgen.training.model import PropertyModel, build_model
@@ -134,6 +135,8 @@ def _new_model(
 def _prepare(out: Path, config: TrainConfig, unfinished: Unfinished | None) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for half in out.glob(f"*{PART}"):
+            half.unlink()
         (out / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         # The log may be an epoch ahead of the state.
         keep_epochs(out / METRICS_FILE, unfinished.recorded["epochs"] if unfinished else 0)

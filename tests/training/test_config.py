@@ -10,6 +10,12 @@ from qmgen.errors import ConfigError
 from qmgen.training import TrainConfig, load_train_config
 
 ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "schemas" / "train-config.schema.json"
+WORKFLOWS = sorted(
+    path
+    for path in (ROOT / "workflows").glob("*.yaml")
+    if "qmgen generate" not in path.read_text(encoding="utf-8")
+)
 
 
 def test_the_command_line_overrides_the_file(tmp_path):
@@ -54,10 +60,22 @@ def test_mistakes_are_named(tmp_path, text, words):
         load_train_config(None, {"epochs": 0})
 
 
-def test_schema_is_current_and_fits_the_workflow():
-    text = (ROOT / "schemas" / "train-config.schema.json").read_text(encoding="utf-8")
-    assert text == schema_text(TrainConfig), "out of date: make schemas"
-    schema = json.loads(text)
-    jsonschema.validate(yaml.safe_load((ROOT / "workflows" / "schnet9m.yaml").read_text()), schema)
+def test_the_schema_file_is_current():
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text(TrainConfig), "run `make schemas`"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_fit_the_schema(path):
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    jsonschema.validate(content, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"width": 1}, schema)
+        jsonschema.validate({**content, "unheard_of": 1}, schema)
+    config = load_train_config(path)
+    assert set(content) <= config.model_fields_set
+    assert config != TrainConfig()
+
+
+def test_the_workflows_are_there():
+    assert "schnet9m.yaml" in {path.name for path in WORKFLOWS}
