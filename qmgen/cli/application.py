@@ -17,7 +17,7 @@ app = typer.Typer(
 console = Console()
 error_console = Console(stderr=True)
 
-StorePath = Annotated[Path, typer.Argument(help="A dataset that `qmgen generate` made.")]
+StorePath = Annotated[Path, typer.Argument(help="A dataset, such as `qmgen generate` makes.")]
 
 
 class Split(StrEnum):

@@ -47,6 +47,20 @@ _NOTES = (
     "QM9 publishes the norm of the dipole and not its direction, so dipole is NaN.",
 )
 _ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
+_COLUMNS = frozenset(
+    {
+        "XYZ_file",
+        "SMILES",
+        "Elements",
+        "XYZ_Ang",
+        "Mulliken_pop",
+        "HOMO_au",
+        "LUMO_au",
+        "HOMO_LUMO_gap_au",
+        "ZPVE_au",
+        "InternalEnergy_0K_au",
+    }
+)
 _BLOCK_ROWS = 65536
 
 
@@ -194,12 +208,14 @@ def _records(
         name = row["XYZ_file"].removesuffix(".xyz")
         try:
             yield _record(row, number + 1, name)
-        except InputError as error:
+        except ValueError as error:  # InputError is one, too
             failures.append(Failure(number + 1, name, row["SMILES"], -1, "read", str(error)))
 
 
 def _record(row: dict[str, str], line: int, name: str) -> MoleculeRecord:
     symbols = [symbol.strip("' ") for symbol in row["Elements"].strip("[]").split(",")]
+    if unknown := set(symbols) - set(_ATOMIC_NUMBERS):
+        raise InputError(f"QM9 has no {', '.join(sorted(unknown))}")
     z = np.array([_ATOMIC_NUMBERS[symbol] for symbol in symbols], dtype=np.uint8)
     molecule = molecule_from_smiles(row["SMILES"])
     if sorted(molecule.atomic_numbers.tolist()) != sorted(z.tolist()):
@@ -235,7 +251,13 @@ def _rows(files: Sequence[Path]) -> Iterator[dict[str, str]]:
     for path in files:
         try:
             with path.open(newline="", encoding="utf-8") as stream:
-                yield from csv.DictReader(stream)
+                reader = csv.DictReader(stream)
+                if missing := sorted(_COLUMNS - set(reader.fieldnames or ())):
+                    raise InputError(
+                        f"{path} is no table of qm9pack: it has no column {', '.join(missing)}; "
+                        "install qm9pack 1.0 again"
+                    )
+                yield from reader
         except OSError as error:
             raise InputError(
                 f"can't read {path}: {error.strerror or error}; install qm9pack again"

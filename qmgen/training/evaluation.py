@@ -22,6 +22,8 @@ from qmgen.units import ANGSTROM_PER_BOHR
 
 Grouping = Literal["molecule", "heavy-atoms", "scaffold"]
 NO_RING, NO_SMILES = "(no ring)", "(no SMILES)"
+_STRUCTURES = 512
+"""Structures held at a time."""
 _COLUMNS = ("molecule", "smile", "source_id", "line", "charge", "z", "pos")
 
 
@@ -123,14 +125,15 @@ def evaluate(
     for block in blocks:
         known = has_only(block, model.standardisation.elements)
         unseen += int((~known).sum())
-        places = np.flatnonzero(known)
-        if not places.size:
-            continue
-        names.update(_names(block, places, by))
-        predicted = _predictions(model, block, places)
-        for target in targets:
-            errors = _conformer_errors(target, predicted[target], block, places)
-            parts[target].append(errors[labelled(block, [target])[places]])
+        usable = {target: labelled(block, [target]) for target in targets}
+        all_places = np.flatnonzero(known)
+        for start in range(0, len(all_places), _STRUCTURES):
+            places = all_places[start : start + _STRUCTURES]
+            names.update(_names(block, places, by))
+            predicted = _predictions(model, block, places)
+            for target in targets:
+                errors = _conformer_errors(target, predicted[target], block, places)
+                parts[target].append(errors[usable[target][places]])
     found = {target: np.concatenate(part) for target, part in parts.items() if any(map(len, part))}
     if not found:
         raise InputError(

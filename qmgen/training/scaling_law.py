@@ -185,10 +185,16 @@ def _point(
 def _check(store: str | os.PathLike[str], folder: Path, config: TrainConfig) -> None:
     """Check that a complete training is of this study."""
     remedy = "choose another output or repeat the command that made it"
-    before = TrainConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    try:
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+        before = TrainConfig.model_validate_json(text)
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} has a training that can't be read ({error}); {remedy}"
+        ) from error
     if before != config:
         raise ConfigError(f"{folder} has a training of another configuration; {remedy}")
-    result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     if result["dataset_config_hash"] != open_dataset(store).metadata.provenance.config_hash:
         raise ConfigError(f"{folder} has a training on another store than {store}; {remedy}")
 

@@ -143,6 +143,12 @@ def test_a_missing_table(tmp_path):
         import_qm9([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out")
 
 
+def test_another_table(tmp_path):
+    (tmp_path / "a.csv").write_text("SMILES,gap\nC,0.5\n")
+    with pytest.raises(InputError, match=r"a\.csv is no table of qm9pack: it has no column Ele"):
+        import_qm9([tmp_path / "a.csv"], tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_the_whole_package(tmp_path):
     import_qm9(qm9_files(), tmp_path / "qm9.zarr")
