@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers accuracy clean
+.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -68,9 +68,24 @@ benchmark-run: setup
 benchmark-workers: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/workers.py
 
+# The test error by size of the training set, in scaling/law; goes on where it was interrupted.
+SIZES := 384,768,1536,3072,6144,12288
+scaling-law: setup
+	$(ONE_THREAD) $(BIN)/qmgen generate workflows/data/scaling.smi scaling/dataset.zarr \
+		--config workflows/scaling.yaml
+	$(ONE_THREAD) $(BIN)/qmgen scaling-law scaling/dataset.zarr \
+		--config workflows/scaling-train.yaml --sizes $(SIZES) --out scaling/law
+
+# A part of QM9 learnt from random weights, and from those that the scaling law ends with.
+benchmark-fine-tuning: scaling-law
+	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
+		--exclude workflows/data/scaling.smi
+	$(ONE_THREAD) $(BIN)/python benchmarks/fine_tuning.py scaling/qm9.zarr \
+		scaling/law/size-012288/model.ckpt scaling/fine-tuning
+
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo scaling

@@ -5,6 +5,7 @@ from qmgen.dataset.batch import Batch as Batch
 from qmgen.dataset.digest import store_digest as store_digest
 from qmgen.dataset.export import ExportCounts as ExportCounts
 from qmgen.dataset.export import export_qm1b as export_qm1b
+from qmgen.dataset.metadata import ImportedLabels as ImportedLabels
 from qmgen.dataset.metadata import Provenance as Provenance
 from qmgen.dataset.metadata import Record as Record
 from qmgen.dataset.metadata import StoreMetadata as StoreMetadata

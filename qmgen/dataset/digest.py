@@ -43,7 +43,7 @@ def store_digest(path: str | os.PathLike[str]) -> str:
         mode="json", exclude={"created", "provenance"}, exclude_unset=True
     )
     content["provenance"] = metadata.provenance.model_dump(
-        mode="json", exclude={"versions", "hardware", "command", "source"}
+        mode="json", exclude={"versions", "hardware", "command", "source"}, exclude_unset=True
     )
     content["source_sha256"] = metadata.provenance.source.sha256
     total = hashlib.sha256(_canonical(content))

@@ -56,6 +56,8 @@ def qm1b_schema() -> pa.Schema:
 def export_qm1b(dataset: Dataset, parquet_path: str | os.PathLike[str]) -> ExportCounts:
     """Write a dataset in the QM1B format: energies in eV, positions in Bohr.
 
+    Where labels were imported, ``N`` is null and ``std`` NaN.
+
     Like QM1B it leaves out conformers whose SCF did not converge and those with no gap (0, or no
     empty orbital). QM1B used 27.2114 eV/Hartree; this uses CODATA's full digits, and the file's
     key-value metadata say so. Memory is bounded by a block of rows.
@@ -129,7 +131,7 @@ def _convert(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "energy": batch["energy"] * EV_PER_HARTREE,
         "homo": batch["homo"] * EV_PER_HARTREE,
         "lumo": batch["lumo"] * EV_PER_HARTREE,
-        "N": batch["nao"].astype(np.int64),
+        "N": pa.array(batch["nao"].astype(np.int64), mask=batch["nao"] == 0),
         "std": batch["std"],
         "y": batch["gap"] * EV_PER_HARTREE,
         "pos": pa.ListArray.from_arrays(3 * offsets, pa.array(batch["pos"].ravel())),

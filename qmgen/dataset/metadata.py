@@ -36,8 +36,18 @@ class Hardware(_Frozen):
     platform: str = Described(description="operating system and architecture")
 
 
+class ImportedLabels(_Frozen):
+    """The published dataset that labels were taken from, instead of computing them."""
+
+    dataset: str = Described(description="name of the dataset")
+    program: str = Described(description="program that computed the labels")
+    level_of_theory: str = Described(description="functional and basis, of labels and geometries")
+    reference: str = Described(description="paper that published the dataset")
+    license: str = Described(description="licence of the data")
+
+
 class Provenance(_Frozen):
-    """How the labels were made."""
+    """How the labels were made, or where they come from."""
 
     versions: dict[str, str] = Described(description="version of each package, and of Python")
     config: dict[str, JsonValue] = Described(
@@ -45,10 +55,17 @@ class Provenance(_Frozen):
         "unless a name says otherwise"
     )
     config_hash: str = Described(description="SHA-256 of the configuration as canonical JSON")
-    seed: int = Described(description="seed of the conformer generation")
+    seed: int = Described(
+        description="seed of the conformer generation, or of the choice of imported molecules"
+    )
     source: SourceFile = Described(description="input file")
-    hardware: Hardware = Described(description="machine that made the labels")
+    hardware: Hardware | None = Described(
+        description="machine that made the labels; null for imported ones"
+    )
     command: str = Described(description="command line of the run")
+    imported: ImportedLabels | None = Described(
+        None, description="origin of imported labels; null where qmgen computed them"
+    )
 
 
 class Counts(_Frozen):

@@ -25,7 +25,11 @@ Some arrays are stored only by runs that ask for them or have open shells; a sto
 which (``optional_labels``). Versions of the layout:
 
 1. as first released;
-2. adds ``quadrupole``, and the arrays of `OPTIONAL`.
+2. adds ``quadrupole``, and the arrays of `OPTIONAL`;
+3. adds imported labels, whose origin the metadata's provenance states.
+
+Of imported labels a store has what their publication states. What it leaves out is NaN, or 0 for
+``nao`` (with it there are no orbital energies), ``iterations`` and ``attempts``.
 """
 
 import math
@@ -35,7 +39,7 @@ from types import MappingProxyType
 
 from qmgen.errors import InputError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND = "qmgen-dataset"
 RUN_FILE = "qmgen-run.json"
 """Marks the working directory of a run that has not finished."""
@@ -101,7 +105,7 @@ MOLECULE = _table(
     Field("line", (), "int64", "1", "line or record number in the input file, from 1"),
     Field("charge", (), "int16", "e", "total charge"),
     Field("spin", (), "int16", "1", "number of unpaired electrons (2S)"),
-    Field("nao", (), "int32", "1", "number of atomic orbitals in the basis", "N"),
+    Field("nao", (), "int32", "1", "number of atomic orbitals in the basis; 0 if not known", "N"),
     Field("split", (), "uint8", "1", "0 train, 1 validation, 2 test; one split a molecule"),
     Field("z", ("nat",), "uint8", "1", "atomic numbers, hydrogens included", "z"),
 )
@@ -118,8 +122,14 @@ CONFORMER = _table(
     Field("std", (), "float64", "eV", "standard deviation of the last five SCF energies", "std"),
     Field("energy_change", (), "float64", "Hartree", "energy change of the last SCF cycle"),
     Field("converged", (), "bool", "1", "whether the SCF met its thresholds"),
-    Field("iterations", (), "int16", "1", "SCF cycles of the last attempt"),
-    Field("attempts", (), "int8", "1", "1 plain SCF, 2 again with damping and level shift"),
+    Field("iterations", (), "int16", "1", "SCF cycles of the last attempt; 0 if not known"),
+    Field(
+        "attempts",
+        (),
+        "int8",
+        "1",
+        "1 plain SCF, 2 again with damping and level shift; 0 if not known",
+    ),
     Field("dipole", (3,), "float64", "e*Bohr", "dipole moment"),
     Field(
         "quadrupole",

@@ -147,6 +147,12 @@ def validate(
 
 def stored_config(dataset: Dataset) -> DFTConfig:
     """Level of theory of a dataset; raises `StoreError` if it can't be read."""
+    imported = dataset.metadata.provenance.imported
+    if imported is not None:
+        raise StoreError(
+            f"{dataset.path}: its labels come from {imported.dataset}, not from qmgen, so there is "
+            "no calculation to repeat; validate a dataset that qmgen generate made"
+        )
     stored: Any = dataset.metadata.provenance.config.get("dft")
     try:
         return DFTConfig.model_validate(stored)

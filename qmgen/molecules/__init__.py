@@ -9,4 +9,6 @@ from qmgen.molecules.molecule import Molecule as Molecule
 from qmgen.molecules.molecule import RejectedRecord as RejectedRecord
 from qmgen.molecules.molecule import unsupported_reason as unsupported_reason
 from qmgen.molecules.reader import read_molecules as read_molecules
+from qmgen.molecules.scaffold import scaffold as scaffold
+from qmgen.molecules.smiles import constitution as constitution
 from qmgen.molecules.smiles import molecule_from_smiles as molecule_from_smiles

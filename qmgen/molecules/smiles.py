@@ -120,6 +120,27 @@ def canonical_smiles(mol: Any) -> str:
         return str(Chem.MolToSmiles(Chem.RemoveHs(bare)))
 
 
+def constitution(smiles: str) -> str:
+    """Give the canonical SMILES without stereochemistry and isotopes.
+
+    Two geometries of one constitution are the same molecule to whoever must keep a test set apart
+    from what was trained on.
+
+    Raises
+    ------
+    MoleculeParseError
+        RDKit can't parse it.
+    """
+    mol, reason = parse_smiles(smiles)
+    if mol is None:
+        raise MoleculeParseError(f"SMILES {smiles!r}: {reason}")
+    with captured_errors():
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+            atom.SetIsotope(0)
+        return str(Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False))
+
+
 def atomic_numbers(mol: Any) -> Int[np.ndarray, " nat"]:
     """Atomic numbers of an RDKit molecule's explicit atoms, in its order."""
     return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)

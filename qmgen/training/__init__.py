@@ -2,12 +2,16 @@
 
 from qmgen.training import _backend as _backend  # isort: skip  # reports a missing extra
 
+from qmgen.training.calculator import ModelCalculator as ModelCalculator
 from qmgen.training.checkpoint import load_model as load_model
 from qmgen.training.config import TrainConfig as TrainConfig
 from qmgen.training.config import load_train_config as load_train_config
 from qmgen.training.data import ConformerDataModule as ConformerDataModule
 from qmgen.training.data import ConformerDataset as ConformerDataset
 from qmgen.training.data import ConformerStream as ConformerStream
+from qmgen.training.evaluation import GroupErrors as GroupErrors
+from qmgen.training.evaluation import evaluate as evaluate
+from qmgen.training.evaluation import write_evaluation as write_evaluation
 from qmgen.training.model import PropertyModel as PropertyModel
 from qmgen.training.model import build_model as build_model
 from qmgen.training.prediction import predict as predict
@@ -19,6 +23,8 @@ from qmgen.training.prediction_table import write_predictions as write_predictio
 from qmgen.training.result import SplitSize as SplitSize
 from qmgen.training.result import TargetErrors as TargetErrors
 from qmgen.training.result import TrainResult as TrainResult
+from qmgen.training.scaling_law import ScalingPoint as ScalingPoint
+from qmgen.training.scaling_law import scaling_law as scaling_law
 from qmgen.training.selection import Selection as Selection
 from qmgen.training.selection import select_rows as select_rows
 from qmgen.training.standardise import Scaling as Scaling

@@ -14,6 +14,7 @@ from pydantic import (
 
 from qmgen.configuration import explain, read_yaml
 from qmgen.errors import ConfigError
+from qmgen.training.splits import SplitKind
 from qmgen.training.targets import TARGETS, Target
 
 
@@ -58,6 +59,11 @@ class TrainConfig(_Frozen):
         description="Labels to learn, each with the weight of its loss. A loss is in units of the "
         "label's spread over the training split, so weights of 1 are a fair start. forces are "
         "minus the gradient of the predicted energy and need energy beside them.",
+    )
+    split: SplitKind = Field(
+        "stored",
+        description="The split that the store was written with, or scaffold: one in which all "
+        "molecules of a Bemis-Murcko scaffold are in one split, the rare scaffolds in test.",
     )
     train_size: int | None = Field(
         None,

@@ -15,7 +15,8 @@ from qmgen.training.config import TrainConfig
 from qmgen.training.inputs import Inputs, label_key, make_loader, structure_inputs
 from qmgen.training.neighbors import NeighborList
 from qmgen.training.order import ShuffledRows, batches_of_worker
-from qmgen.training.selection import BLOCK_ROWS, Selection, blocks_of, select_rows
+from qmgen.training.selection import Selection, blocks_of, select_rows
+from qmgen.training.splits import BLOCK_ROWS, split_codes
 from qmgen.training.standardise import Standardisation, fit_standardisation
 from qmgen.training.subset import training_subset
 from qmgen.training.targets import SCALARS, TARGETS, Target
@@ -221,14 +222,14 @@ class ConformerStream(torch.utils.data.IterableDataset):
 
 
 class ConformerDataModule(pl.LightningDataModule):
-    """The splits of a store, as the store drew them: by molecule.
+    """The splits of a store, as the store drew them, by molecule, or by scaffold.
 
     Parameters
     ----------
     dataset : Dataset
         Store.
     config : TrainConfig
-        Targets, size of the training set, batches, seed and memory.
+        Targets, split, size of the training set, batches, seed and memory.
 
     Attributes
     ----------
@@ -252,15 +253,16 @@ class ConformerDataModule(pl.LightningDataModule):
         self._config = config
         self._neighbor_list = NeighborList.of(config)
         targets = tuple(config.targets)
+        codes = split_codes(dataset, config.split)
         self.train = training_subset(
             dataset,
-            select_rows(dataset, "train", targets),
+            select_rows(dataset, "train", targets, codes=codes),
             conformers=config.train_size,
             molecules=config.train_molecules,
             seed=config.seed,
         )
-        self.val = select_rows(dataset, "val", targets, self.train.elements)
-        self.test = select_rows(dataset, "test", targets, self.train.elements)
+        self.val = select_rows(dataset, "val", targets, self.train.elements, codes)
+        self.test = select_rows(dataset, "test", targets, self.train.elements, codes)
         self.standardisation = fit_standardisation(dataset, self.train, targets)
         n_rows = len(self.train) + len(self.val) + len(self.test)
         needed = estimated_bytes(dataset, n_rows, forces="forces" in targets)

@@ -22,7 +22,7 @@ from qmgen.molecules import (
 from qmgen.training.checkpoint import load_model
 from qmgen.training.model import PropertyModel
 from qmgen.training.prediction import predict, unseen_elements
-from qmgen.training.selection import BLOCK_ROWS
+from qmgen.training.splits import blocks_of_split, split_codes
 from qmgen.training.targets import TARGETS, Target
 from qmgen.units import ANGSTROM_PER_BOHR
 
@@ -126,7 +126,7 @@ def predict_file(
         Molecule file that `qmgen.molecules.read_molecules` reads, or the folder of a store, of
         which the converged conformers are taken.
     split : {"train", "val", "test"}, optional
-        Split of a store; all by default.
+        Split of a store, by the rule that the model was trained with; all by default.
     conformers : ConformerConfig
         How a SMILES is embedded; a geometry in the file is taken as it is.
     seed : int
@@ -158,9 +158,10 @@ def predict_file(
     if path.is_dir():
         dataset = open_dataset(path)
         labels = tuple(target for target in model.targets if target in dataset.columns)
+        codes = None if split is None else split_codes(dataset, model.config.split)
         # Checks the name of the split now, not at the first row.
-        blocks = dataset.iter_blocks(
-            BLOCK_ROWS, split=split, columns=("line", "smile", "index", "z", "pos", *labels)
+        blocks = blocks_of_split(
+            dataset, split, codes, ("line", "smile", "index", "z", "pos", *labels)
         )
         items = _stored(blocks, labels)
     elif split is not None:

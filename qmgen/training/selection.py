@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from qmgen.dataset import Batch, Dataset
 from qmgen.errors import InputError
+from qmgen.training.splits import BLOCK_ROWS, blocks_of_split
 from qmgen.training.targets import SCALARS, TARGETS, Target
 
-BLOCK_ROWS = 16384
-"""Rows read together: a chunk of the store's plain columns."""
 MAX_ATOMIC_NUMBER = 99
 """Largest that the embedding takes in every release of schnetpack."""
 
@@ -67,6 +66,7 @@ def select_rows(
     split: str,
     targets: Sequence[Target],
     known_elements: tuple[int, ...] | None = None,
+    codes: UInt8[np.ndarray, " nmol"] | None = None,
 ) -> Selection:
     """Find the rows of a split that can be used; reads the labels and all atomic numbers once.
 
@@ -80,6 +80,8 @@ def select_rows(
         Labels.
     known_elements : tuple of int, optional
         Leave out conformers with other elements: no network can have learnt about them.
+    codes : UInt8[nmol], optional
+        Each molecule's split, from `split_codes`; by default that of the store.
 
     Returns
     -------
@@ -102,11 +104,11 @@ def select_rows(
     elements: set[int] = set()
     seen = unseen = 0
     columns = ("molecule", "charge", "z", *targets)
-    for block in dataset.iter_blocks(BLOCK_ROWS, split=split, columns=columns, converged_only=True):
+    for block in blocks_of_split(dataset, split, codes, columns):
         seen += len(block)
-        keep = _labelled(block, targets)
+        keep = labelled(block, targets)
         if known_elements is not None:
-            known = _has_only(block, known_elements)
+            known = has_only(block, known_elements)
             unseen += int((keep & ~known).sum())
             keep &= known
         rows.append(block.rows[keep])
@@ -141,7 +143,8 @@ def blocks_of(
         yield part, dataset.batch(rows[part], columns)
 
 
-def _labelled(block: Batch, targets: Sequence[Target]) -> Bool[np.ndarray, " n"]:
+def labelled(block: Batch, targets: Sequence[Target]) -> Bool[np.ndarray, " n"]:
+    """Tell which rows have every label; the dipole of a charged molecule counts as none."""
     keep = np.ones(len(block), dtype=bool)
     for target in targets:
         finite = np.isfinite(block[target])
@@ -153,7 +156,8 @@ def _labelled(block: Batch, targets: Sequence[Target]) -> Bool[np.ndarray, " n"]
     return keep
 
 
-def _has_only(block: Batch, known_elements: tuple[int, ...]) -> Bool[np.ndarray, " n"]:
+def has_only(block: Batch, known_elements: tuple[int, ...]) -> Bool[np.ndarray, " n"]:
+    """Tell which rows have no other elements."""
     unknown = ~np.isin(block["z"], known_elements)
     return np.add.reduceat(unknown, block.atom_offset[:-1], dtype=np.int64) == 0
 

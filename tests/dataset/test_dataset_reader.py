@@ -8,6 +8,7 @@ import pytest
 import zarr
 
 from qmgen.dataset import CONFORMER, MOLECULE, RUN_FILE, SPLITS, Chunking, open_dataset
+from qmgen.dataset.schema import SCHEMA_VERSION
 from qmgen.errors import InputError, StoreError, StoreIncompleteError
 
 
@@ -226,10 +227,10 @@ def test_opening_a_run_in_progress(tmp_path):
 def test_newer_schema_is_refused(own_store):
     root = own_store / "zarr.json"
     content = json.loads(root.read_text())
-    content["attributes"]["schema_version"] = 3
+    content["attributes"]["schema_version"] = SCHEMA_VERSION + 1
     content["attributes"]["novelty"] = 1
     root.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=r"schema version 3.*upgrade"):
+    with pytest.raises(StoreError, match=r"schema version.*upgrade"):
         open_dataset(own_store)
 
 

@@ -1,0 +1,5 @@
+"""`python -m qmgen.cli`."""
+
+from qmgen.cli import main
+
+main()
