@@ -113,7 +113,10 @@ def scaling_law(
         say(f"{target}: test MAE = {fit.factor:.4g} n^-b, b = {fit.exponent:.3f}{margin}")
         if target in law.with_floor:
             bent = law.with_floor[target]
-            say(f"  with a floor: {bent.factor:.4g} n^-{bent.exponent:.3f} + {bent.floor:.4g}")
+            say(
+                f"  with a floor: {bent.factor:.4g} n^-{bent.exponent:.3f} + {bent.floor:.4g} "
+                f"(+- {bent.floor_error:.2g})"
+            )
     say(f"{law.csv}, {law.json}, {law.plot}")
 
 

@@ -27,14 +27,15 @@ class PowerLaw:
         $b$.
     exponent_error : float or None
         Standard error of $b$; None if there are no more points than parameters.
-    floor : float
-        $c$, in the unit of the error; 0 for a plain power law.
+    floor, floor_error : float
+        $c$ and its standard error, in the unit of the error; 0 for a plain power law.
     """
 
     factor: float
     exponent: float
     exponent_error: float | None
     floor: float = 0.0
+    floor_error: float = 0.0
 
     def __call__(self, sizes: Sequence[int | float] | np.ndarray) -> np.ndarray:
         """Give the error at some sizes."""
@@ -82,7 +83,7 @@ def fit_power_law_with_floor(
     Returns
     -------
     PowerLaw or None
-        None with fewer than 5 points, or if they show no floor.
+        None with fewer than 5 points, or if they show no floor: one of twice its standard error.
 
     Raises
     ------
@@ -109,15 +110,17 @@ def fit_power_law_with_floor(
         ftol=1e-12,
     )
     level, exponent, share = found.x
-    if share < _SMALLEST_FLOOR:
-        return None
     variance = 2 * found.cost / (len(x) - 3)
     covariance = variance * np.linalg.pinv(found.jac.T @ found.jac)
+    share_error = float(np.sqrt(covariance[2, 2]))
+    if share < max(_SMALLEST_FLOOR, 2 * share_error):
+        return None
     return PowerLaw(
         factor=float(np.exp(level + exponent * middle)),
         exponent=float(exponent),
         exponent_error=float(np.sqrt(covariance[1, 1])),
         floor=float(share * smallest),
+        floor_error=float(share_error * smallest),
     )
 
 
