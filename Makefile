@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -75,6 +75,24 @@ scaling-law: setup
 		--config workflows/scaling.yaml
 	$(ONE_THREAD) $(BIN)/qmgen scaling-law scaling/dataset.zarr \
 		--config workflows/scaling-train.yaml --sizes $(SIZES) --out scaling/law
+
+# A step of training on the Kohn-Sham energy against an SCF of PySCF.
+benchmark-loss: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/loss_step.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/loss_step.py --precision float32
+
+# Training on the energy against labelling first and training after: frames of molecules' dynamics
+# (def2-SVP, the smaller STO-3G for uracil), then 300 molecules; hours.
+SVP := --basis def2-svp --two-electron density_fitting
+benchmark-dft-loss: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/dft_loss.py --molecule water $(SVP) --out scaling/loss/water
+	$(ONE_THREAD) $(BIN)/python benchmarks/dft_loss.py --molecule ethanol $(SVP) \
+		--out scaling/loss/ethanol
+	$(ONE_THREAD) $(BIN)/python benchmarks/dft_loss.py --molecule malondialdehyde $(SVP) \
+		--out scaling/loss/malondialdehyde
+	$(ONE_THREAD) $(BIN)/python benchmarks/dft_loss.py --molecule uracil --out scaling/loss/uracil
+	$(ONE_THREAD) $(BIN)/python benchmarks/dft_loss.py --source workflows/data/scaling.smi \
+		--records 300 --conformers 8 --fresh --epochs 4 8 --out scaling/loss/molecules
 
 # A part of QM9 learnt from random weights, and from those that the scaling law ends with.
 benchmark-fine-tuning: scaling-law

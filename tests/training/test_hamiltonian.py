@@ -1,14 +1,18 @@
 """Networks of Hamiltonians: symmetries, training on the energy alone, resume, and the guess."""
 
 import csv
+import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.spatial.transform import Rotation
 
-from qmgen.dataset import open_dataset
+from qmgen.cli import main
+from qmgen.dataset import open_dataset, schema_text
 from qmgen.dft import DFTConfig, label_conformers
 from qmgen.dft.basis import build_basis
 from qmgen.dft.integrals import libcint_one_electron_integrals
@@ -21,6 +25,7 @@ from qmgen.training.hamiltonian import (
     HamiltonianConfig,
     HamiltonianModel,
     load_hamiltonian,
+    load_hamiltonian_config,
     network_guess,
     predict_conformers,
     train_hamiltonian,
@@ -36,9 +41,7 @@ from qmgen.training.hamiltonian.orbital_layout import (
 from qmgen.training.neighbors import NeighborList
 from tests.dft.systems import embed, pyscf_solution
 
-MOLECULES = (
-    "O water\nC methane\nCO methanol\nN ammonia\nC#N\nCC\nC=O\nC=C\nNO\nCN\n[CH3] radical\nX\n"
-)
+MOLECULES = "\n".join(["O", "C", "CO", "N", "C#N", "C=O", "NO", "CN", "[CH3]", "X"])
 
 
 def rotated(positions: np.ndarray) -> np.ndarray:
@@ -127,7 +130,7 @@ def test_hamiltonians_turn_with_the_molecule(representation: str, basis: str) ->
             model.fit_means(conformers)
         with torch.no_grad():
             (H,) = model.hamiltonians(batch_of(conformers, model.slots))
-        guess = np.asarray(conformers[0].problem.guess)[: len(H), : len(H)]
+        guess = np.asarray(conformers[0].energy_problem.guess)[: len(H), : len(H)]
         assert np.abs(H.numpy() - guess).max() > 1e-3
         torch.testing.assert_close(H, H.T, atol=1e-12, rtol=0)
         energies.append(np.linalg.eigvalsh(H.numpy()))
@@ -265,10 +268,11 @@ def test_resume_gives_the_same_curve(trained, source, tmp_path, monkeypatch) -> 
 
 
 def test_labelled_training_lowers_the_same_energy(source, tmp_path) -> None:
-    config = config_of(loss="fock", fresh_conformers=False)
+    config = config_of(loss="fock", fresh_conformers=False, visits=4, epochs=4)
     result = train_hamiltonian(source, tmp_path / "out", config)
     rows = rows_of(tmp_path / "out")
-    assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
+    losses = [float(row["train_loss"]) for row in rows]
+    assert losses[-1] < 0.8 * losses[0]
     assert result.test.energy_mha > -0.05
 
 
@@ -295,8 +299,45 @@ def test_fresh_conformers_never_repeat(source) -> None:
     runs = []
     for _ in range(2):
         problems = ConformerProblems(molecules.train[:3], config, slots, training=True)
-        runs.append(
-            [float(c.problem.hamiltonian.nuclear_repulsion) for _ in range(3) for c in problems]
-        )
+        found = []
+        for epoch in range(3):
+            problems.epoch.fill_(epoch)
+            found += [float(c.energy_problem.hamiltonian.nuclear_repulsion) for c in problems]
+        runs.append(found)
     assert len(set(runs[0])) == len(runs[0]) == 18
     assert runs[1] == runs[0]
+
+
+def test_the_command_trains_without_a_dataset(source, tmp_path, capsys, monkeypatch) -> None:
+    settings = tmp_path / "train.yaml"
+    settings.write_text(yaml.safe_dump(config_of(epochs=1).model_dump(mode="json")), "utf-8")
+    out = tmp_path / "out"
+
+    def qmgen(*arguments: str) -> None:
+        monkeypatch.setattr("sys.argv", ["qmgen", "train", str(source), *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code, capsys.readouterr().err
+
+    qmgen("--loss", "dft", "--config", str(settings), "--out", str(out), "--seed", "3")
+    shown = capsys.readouterr().out
+    assert "SCF cycles" in shown
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["seed"] == 3
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["left_out"] == 2
+    arguments = ["qmgen", "train", str(source), "--loss", "dft", "--out", "x", "--target", "gap"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "targets" in capsys.readouterr().err
+
+
+def test_schema_is_current_and_fits_the_workflow() -> None:
+    folder = Path(__file__).parents[2]
+    text = (folder / "schemas" / "hamiltonian-config.schema.json").read_text(encoding="utf-8")
+    assert text == schema_text(HamiltonianConfig), "out of date: make schemas"
+    settings = folder / "workflows" / "dft-loss.yaml"
+    jsonschema.validate(yaml.safe_load(settings.read_text(encoding="utf-8")), json.loads(text))
+    assert load_hamiltonian_config(settings, {"epochs": 2}).epochs == 2
+    with pytest.raises(ConfigError, match=r"dft-loss\.yaml: loss"):
+        load_hamiltonian_config(settings, {"loss": "both"})

@@ -85,6 +85,8 @@ class ConformerProblems(torch.utils.data.IterableDataset):
             for _ in range(self._config.visits):
                 for place in generator.permutation(len(members)):
                     yield members[place]
+            # Room for the next ones.
+            members.clear()
 
     def _conformers(self, number: int, epoch: int) -> list[Conformer]:
         if number in self._kept:

@@ -43,8 +43,8 @@ class Conformer:
     given : Float32[N_MATRICES, nao, nao]
         Over Löwdin's orbitals: the Hamiltonian of superposed atoms (Hartree), the density of its
         orbitals, and that of the atoms.
-    problem : KohnShamProblem
-        Its energy.
+    problem : KohnShamProblem or None
+        Its energy; None of a labelled conformer, which doesn't need that.
     guess_energy : float
         Of the guess' orbitals, Hartree.
     fock_change : Float32[nao, nao] or None
@@ -54,9 +54,15 @@ class Conformer:
     inputs: Inputs
     places: Int[torch.Tensor, " nao"]
     given: Float[torch.Tensor, "matrix nao nao"]
-    problem: KohnShamProblem
+    problem: KohnShamProblem | None
     guess_energy: float
     fock_change: Float[torch.Tensor, "nao nao"] | None
+
+    @property
+    def energy_problem(self) -> KohnShamProblem:
+        """Its energy, of a conformer that is not labelled."""
+        assert self.problem is not None, "a labelled conformer has no integrals"
+        return self.problem
 
     @property
     def n_atoms(self) -> int:
@@ -93,7 +99,7 @@ def conformers_of(
     charge
         Of the molecule, elementary charges.
     labelled
-        Whether to solve the SCF of each conformer, too.
+        Whether to solve the SCF of each conformer, and let its integrals go.
 
     Raises
     ------
@@ -113,7 +119,8 @@ def conformers_of(
             X = np.asarray(problem.orthogonaliser)[: basis.nao, : basis.nao]
             guess = np.asarray(problem.guess)[: basis.nao, : basis.nao]
             change = torch.from_numpy((X @ labels.fock[i] @ X - guess).astype(np.float32))
-            conformer = replace(conformer, fock_change=change)
+            # Its integrals would take a hundred times the memory of all else.
+            conformer = replace(conformer, problem=None, fock_change=change)
         if np.isfinite(conformer.guess_energy) and (labels is None or labels.converged[i]):
             conformers.append(conformer)
     return conformers

@@ -98,7 +98,7 @@ class HamiltonianModel(torch.nn.Module):
     def hamiltonians(self, batch: ConformerBatch) -> list[Float[torch.Tensor, "nao nao"]]:
         """Give the Hamiltonian of each conformer over Löwdin's orbitals, Hartree, float64."""
         return [
-            to_torch(conformer.problem.guess)[: len(change), : len(change)].to(change.device)
+            to_torch(conformer.energy_problem.guess)[: len(change), : len(change)].to(change.device)
             + change.double()
             for conformer, change in zip(batch.conformers, self(batch), strict=True)
         ]

@@ -120,9 +120,7 @@ def _unusable(molecule: Molecule, config: HamiltonianConfig) -> str | None:
     if reason := unsupported_reason(molecule):
         return reason
     if molecule.spin:
-        return (
-            f"{molecule.spin} unpaired electrons: only closed shells have doubly occupied orbitals"
-        )
+        return f"{molecule.spin} unpaired electrons: only closed shells can be learnt"
     try:
         embed_conformers(molecule, config.conformers, config.seed)
     except ConformerError as error:

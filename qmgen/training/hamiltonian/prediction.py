@@ -94,9 +94,9 @@ def predict_conformers(
             hamiltonians = model.hamiltonians(batch_of(conformers, model.slots))
         with double_precision():
             for conformer, H in zip(conformers, hamiltonians, strict=True):
-                more = conformer.problem.guess.shape[-1] - len(H)
+                more = conformer.energy_problem.guess.shape[-1] - len(H)
                 padded = torch.nn.functional.pad(H, (0, more, 0, more))
-                labels, density = _labels(conformer.problem, to_jax(padded))
+                labels, density = _labels(conformer.energy_problem, to_jax(padded))
                 nao = len(H)
                 parts.append((labels, np.asarray(density)[:nao, :nao]))
     columns = {

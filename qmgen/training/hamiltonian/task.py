@@ -114,7 +114,7 @@ class HamiltonianTask(pl.LightningModule):
         checkpoint[KEY] = self._description
 
     def _above_guess(self, batch: ConformerBatch) -> torch.Tensor:
-        problems = [conformer.problem for conformer in batch.conformers]
+        problems = [conformer.energy_problem for conformer in batch.conformers]
         energies = kohn_sham_energy("hamiltonian", problems, self.model.hamiltonians(batch))
         guess = energies.new_tensor([conformer.guess_energy for conformer in batch.conformers])
         n_atoms = energies.new_tensor([conformer.n_atoms for conformer in batch.conformers])

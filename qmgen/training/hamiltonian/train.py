@@ -117,7 +117,7 @@ def train_hamiltonian(
         trainer = _trainer(config, recorder)
         if unfinished is not None:
             recorder.load_state_dict(unfinished.recorded)
-        load = (config.batch_size, model.slots, lambda: trainer.current_epoch)
+        load = (config.batch_size, model.slots, lambda: recorder.epochs)
         if not recorder.finished:
             with interruptible(trainer):
                 trainer.fit(
