@@ -94,7 +94,8 @@ benchmark-dft-loss: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/dft_loss.py --source workflows/data/scaling.smi \
 		--records 300 --conformers 8 --fresh --epochs 4 8 --out scaling/loss/molecules
 
-# A part of QM9 learnt from random weights, and from those that the scaling law ends with.
+# A part of QM9 learnt from random weights, and from those that the scaling law ends with; 18
+# trainings of two minutes and more.
 benchmark-fine-tuning: scaling-law
 	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
 		--exclude workflows/data/scaling.smi

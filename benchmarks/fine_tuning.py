@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("workflows/fine-tuning.yaml"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3, 6e-3])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
     arguments = parser.parse_args()
     check_exclusion(arguments.store, arguments.pretrained)
     base = architecture_of(arguments.pretrained, load_train_config(arguments.config))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
+from ase.constraints import FixCom
 from ase.io import write
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
@@ -54,6 +55,7 @@ def write_trajectory(name: str, frames: int, path: Path, seed: int = 0) -> None:
         numbers=[atom.GetAtomicNum() for atom in mol.GetAtoms()],
         positions=mol.GetConformer().GetPositions(),
         calculator=MMFF(mol),
+        constraint=FixCom(),
     )
     generator = np.random.default_rng(seed)
     MaxwellBoltzmannDistribution(atoms, temperature_K=KELVIN, rng=generator)
@@ -63,6 +65,7 @@ def write_trajectory(name: str, frames: int, path: Path, seed: int = 0) -> None:
         temperature_K=KELVIN,
         friction=0.01 / units.fs,
         rng=generator,
+        fixcm=False,
     )
     dynamics.run(_EQUILIBRATION)
     kept = []

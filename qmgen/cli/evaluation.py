@@ -82,7 +82,7 @@ def evaluate(
         table.add_row(*_cells(total))
         console.print(table)
     if len(result.groups) > _SHOWN_GROUPS * len(result.total):
-        say(f"the {_SHOWN_GROUPS} groups of largest error are shown; --out writes all")
+        say(f"the first {_SHOWN_GROUPS} groups are shown; --out writes all")
     if result.unseen:
         say(f"left out: {result.unseen} conformers with an element that is not learnt")
 

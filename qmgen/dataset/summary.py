@@ -37,6 +37,8 @@ class LabelRange:
 def label_ranges(dataset: Dataset) -> list[LabelRange]:
     """Ranges of the labels that people look at; values that are no number are left out."""
     labels = [name for name in _LABELS if name in dataset.columns]
+    if dataset.metadata.provenance.imported is not None:
+        labels.remove("iterations")  # 0 for not known
     lowest = dict.fromkeys(labels, np.inf)
     highest = dict.fromkeys(labels, -np.inf)
     total, count = dict.fromkeys(labels, 0.0), dict.fromkeys(labels, 0)

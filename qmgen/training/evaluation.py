@@ -69,8 +69,8 @@ class Evaluation:
     Attributes
     ----------
     groups : tuple of GroupErrors
-        By target and group; by number of heavy atoms in ascending order, else the most wrong
-        first.
+        By target and group: molecules with the largest error first, scaffolds with the most
+        conformers, numbers of heavy atoms ascending.
     total : tuple of GroupErrors
         Over all conformers, by target.
     unseen : int
@@ -265,4 +265,6 @@ def _groups(
     ]
     if by == "heavy-atoms":
         return sorted(groups, key=lambda g: (len(g.group), g.group))
+    if by == "scaffold":
+        return sorted(groups, key=lambda g: (-g.conformers, g.group))
     return sorted(groups, key=lambda g: (-g.mae, g.group))

@@ -1,14 +1,12 @@
 """Predictions for the molecules of a file or the conformers of a store."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
-from jaxtyping import Float, Float64, Shaped
 
 from qmgen.dataset import Batch, open_dataset
 from qmgen.errors import ConformerError, InputError
@@ -19,9 +17,13 @@ from qmgen.molecules import (
     embed_conformers,
     read_molecules,
 )
-from qmgen.training.checkpoint import load_model
-from qmgen.training.model import PropertyModel
-from qmgen.training.prediction import predict, unseen_elements
+from qmgen.training.predictor import (
+    HamiltonianPredictor,
+    LabelPredictor,
+    Structure,
+    Values,
+    load_predictor,
+)
 from qmgen.training.splits import blocks_of_split, split_codes
 from qmgen.training.targets import TARGETS, Target
 from qmgen.units import ANGSTROM_PER_BOHR
@@ -29,26 +31,6 @@ from qmgen.units import ANGSTROM_PER_BOHR
 _ONE_CONFORMER = ConformerConfig(per_molecule=1)
 _BATCHES = 8
 """Batches of structures held at a time."""
-
-Values = Mapping[Target, Float64[np.ndarray, "..."]]
-"""Values of one structure in the units of `TARGETS`: () for a scalar, (3,) for the dipole, (nat, 3)
-for forces."""
-
-
-@dataclass(frozen=True, eq=False)
-class Structure:
-    """Atoms at places.
-
-    Attributes
-    ----------
-    atomic_numbers : Shaped[nat]
-        Atomic numbers.
-    positions_angstrom : Float[nat, 3]
-        Positions, Angstrom.
-    """
-
-    atomic_numbers: Shaped[np.ndarray, " nat"]
-    positions_angstrom: Float[np.ndarray, "nat 3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +98,8 @@ def predict_file(
 ) -> FilePredictions:
     """Predict for every conformer of an input, in its order and in bounded memory.
 
-    The model sees elements and positions, not the charge of a molecule.
+    A network of labels sees elements and positions, not the charge of a molecule; one of
+    Hamiltonians gives the energy and orbital energies of the density that it predicts.
 
     Parameters
     ----------
@@ -150,18 +133,18 @@ def predict_file(
         The folder is no complete store.
     """
     path = Path(input_path)
-    model = load_model(checkpoint)
+    predictor = load_predictor(Path(checkpoint))
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     items: Iterator[PredictionRow]
     labels: tuple[Target, ...] = ()
     if path.is_dir():
         dataset = open_dataset(path)
-        labels = tuple(target for target in model.targets if target in dataset.columns)
-        codes = None if split is None else split_codes(dataset, model.config.split)
+        labels = tuple(target for target in predictor.targets if target in dataset.columns)
+        codes = None if split is None else split_codes(dataset, predictor.split)
         # Checks the name of the split now, not at the first row.
         blocks = blocks_of_split(
-            dataset, split, codes, ("line", "smile", "index", "z", "pos", *labels)
+            dataset, split, codes, ("line", "smile", "charge", "index", "z", "pos", *labels)
         )
         items = _stored(blocks, labels)
     elif split is not None:
@@ -169,7 +152,7 @@ def predict_file(
     else:
         records = read_molecules(path, smiles_column=smiles_column)
         items = _embedded(records, conformers, seed)
-    return FilePredictions(model.targets, labels, _predict_rows(model, items, batch_size))
+    return FilePredictions(predictor.targets, labels, _predict_rows(predictor, items, batch_size))
 
 
 def _stored(blocks: Iterable[Batch], labels: tuple[Target, ...]) -> Iterator[PredictionRow]:
@@ -182,7 +165,9 @@ def _stored(blocks: Iterable[Batch], labels: tuple[Target, ...]) -> Iterator[Pre
                 smile=str(values["smile"]),
                 conformer=int(values["index"]),
                 reference={n: label for n, label in reference.items() if np.isfinite(label).all()},
-                structure=Structure(values["z"], values["pos"] * ANGSTROM_PER_BOHR),
+                structure=Structure(
+                    values["z"], values["pos"] * ANGSTROM_PER_BOHR, int(values["charge"])
+                ),
             )
 
 
@@ -199,35 +184,24 @@ def _embedded(
             yield PredictionRow(record.line, record.smiles, -1, problem=str(error))
             continue
         for i, positions_angstrom in enumerate(positions):
-            structure = Structure(record.atomic_numbers, positions_angstrom)
+            structure = Structure(record.atomic_numbers, positions_angstrom, record.charge)
             yield PredictionRow(record.line, record.smiles, i, structure=structure)
 
 
-def _checked(model: PropertyModel, row: PredictionRow) -> PredictionRow:
-    if row.structure and (unseen := unseen_elements(model, row.structure.atomic_numbers)):
-        symbols = ", ".join(chemical_symbols[z] for z in unseen)
-        return replace(row, problem=f"the training split has no {symbols}")
-    return row
-
-
 def _predict_rows(
-    model: PropertyModel, rows: Iterator[PredictionRow], batch_size: int
+    predictor: LabelPredictor | HamiltonianPredictor,
+    rows: Iterator[PredictionRow],
+    batch_size: int,
 ) -> Iterator[PredictionRow]:
-    while chunk := [_checked(model, row) for row in islice(rows, _BATCHES * batch_size)]:
-        structures = [row.structure for row in chunk if row.structure and not row.problem]
-        values = predict(
-            model,
-            [structure.atomic_numbers for structure in structures],
-            [structure.positions_angstrom for structure in structures],
-            batch_size,
-        )
-        place = 0
+    while chunk := list(islice(rows, _BATCHES * batch_size)):
+        structures = [row.structure for row in chunk if row.structure]
+        outcomes = iter(predictor.predict(structures, batch_size))
         for row in chunk:
-            if row.problem:
+            if row.structure is None:
                 yield row
                 continue
-            predicted = {
-                target: np.asarray(values[TARGETS[target].key][place]) for target in model.targets
-            }
-            yield replace(row, predicted=predicted)
-            place += 1
+            outcome = next(outcomes)
+            if isinstance(outcome, str):
+                yield replace(row, problem=outcome)
+            else:
+                yield replace(row, predicted=outcome)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from qmgen.cli import app
 from qmgen.dataset import export_qm1b, open_dataset
+from qmgen.dataset.summary import label_ranges
 from qmgen.errors import InputError, MissingExtraError, StoreError
 from qmgen.generate import qm9, validate
 from qmgen.generate.qm9 import import_qm9, qm9_files
@@ -58,6 +59,8 @@ def test_what_qm9_does_not_publish_is_missing(imported):
         assert not block[name].any()
     assert block["converged"].all()
     assert block["orbital_energies"].size == 0
+    shown = {r.label for r in label_ranges(imported)}
+    assert shown == {"energy", "homo", "lumo", "gap", "mulliken_charges"}
 
 
 def test_provenance(imported):

@@ -96,6 +96,10 @@ def test_order_and_units(checkpoint, labelled):
     by_molecule = evaluate(checkpoint, labelled, "molecule", None).groups
     gap = [g.mae for g in by_molecule if g.target == "gap"]
     assert gap == sorted(gap, reverse=True)
+    by_scaffold = evaluate(checkpoint, labelled, "scaffold", None).groups
+    sizes = [g.conformers for g in by_scaffold if g.target == "energy"]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
     units = {g.target: g.unit for g in groups}
     assert units["dipole"] == "Debye"
     assert units["forces"] == "eV/Angstrom"

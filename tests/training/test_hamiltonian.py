@@ -20,6 +20,7 @@ from qmgen.errors import ConfigError, InputError, UnsupportedMoleculeError
 from qmgen.generate import RunConfig, generate
 from qmgen.generate.config import ClusterConfig
 from qmgen.molecules import ConformerConfig
+from qmgen.training import predict_file
 from qmgen.training.checkpoint import load_model
 from qmgen.training.hamiltonian import (
     HamiltonianConfig,
@@ -39,6 +40,7 @@ from qmgen.training.hamiltonian.orbital_layout import (
     spherical_harmonics,
 )
 from qmgen.training.neighbors import NeighborList
+from qmgen.units import BOHR_PER_ANGSTROM, EV_PER_HARTREE
 from tests.dft.systems import embed, pyscf_solution
 
 MOLECULES = "\n".join(["O", "C", "CO", "N", "C#N", "C=O", "NO", "CN", "[CH3]", "X"])
@@ -341,3 +343,27 @@ def test_schema_is_current_and_fits_the_workflow() -> None:
     assert load_hamiltonian_config(settings, {"epochs": 2}).epochs == 2
     with pytest.raises(ConfigError, match=r"dft-loss\.yaml: loss"):
         load_hamiltonian_config(settings, {"loss": "both"})
+
+
+def test_predictions_of_a_file(trained, tmp_path) -> None:
+    path = tmp_path / "in.smi"
+    path.write_text("CCO\n[CH3]\nCF\n[NH4+]\n", encoding="utf-8")
+    rows = list(predict_file(trained.checkpoint, path))
+    assert [row.problem for row in rows] == [
+        "",
+        "9 electrons in 8 orbitals: only closed shells have an energy of doubly occupied orbitals",
+        "the training split has no F",
+        "",
+    ]
+    ethanol = rows[0]
+    model = load_hamiltonian(trained.checkpoint)
+    assert ethanol.structure is not None
+    z, place = ethanol.structure.atomic_numbers, ethanol.structure.positions_angstrom
+    config = model.config.dft.model_copy(update={"precision": "float64"})
+    reference = pyscf_solution(z, place * BOHR_PER_ANGSTROM, config, 0)
+    # Upper bounds, of a network that has hardly learnt.
+    above_ev = ethanol.predicted["energy"] - reference.e_tot * EV_PER_HARTREE
+    assert 0 < above_ev < 3
+    nocc = reference.mol.nelectron // 2
+    gap_ev = (reference.mo_energy[nocc] - reference.mo_energy[nocc - 1]) * EV_PER_HARTREE
+    assert ethanol.predicted["gap"] == pytest.approx(gap_ev, abs=3)
