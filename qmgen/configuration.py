@@ -1,12 +1,14 @@
 """Reads YAML files and turns what is wrong with them into one message."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from qmgen.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -39,7 +41,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def explain(error: ValidationError) -> str:
+def validated(model: type[Model], values: dict[str, Any], path: Path | None, schema: str) -> Model:
+    """Make a configuration of what a file and the command line say.
+
+    Parameters
+    ----------
+    model : type
+        What to make.
+    values : dict
+        Options.
+    path : Path or None
+        The file, for the message.
+    schema : str
+        Name of the schema in ``schemas/`` that lists the options.
+
+    Raises
+    ------
+    ConfigError
+        There is an unknown or impossible value; the message names file and field.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        where = "command line" if path is None else path
+        raise ConfigError(
+            f"{where}: {_explain_all(error)}. schemas/{schema}.schema.json lists every option."
+        ) from error
+
+
+def _explain_all(error: ValidationError) -> str:
     """Name each field that is wrong, what is wrong with it, and what was given."""
     return "; ".join(_explain(dict(problem)) for problem in error.errors())
 

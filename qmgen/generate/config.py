@@ -7,12 +7,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from qmgen.configuration import explain, read_yaml
+from qmgen.configuration import read_yaml, validated
 from qmgen.dataset.splits import check_fractions
 from qmgen.dft import DFTConfig
 from qmgen.dft.functionals import get_functional
@@ -185,9 +184,4 @@ def load_config(path: Path | None, overrides: Overrides | None = None) -> RunCon
             if not isinstance(current, dict):
                 raise ConfigError(f"{where}: {section} must be a mapping, not {current!r}")
             values[section] = {**current, **given}
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{where}: {explain(error)}. schemas/run-config.schema.json lists every option."
-        ) from error
+    return validated(RunConfig, values, path, "run-config")

@@ -2,9 +2,8 @@
 
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from qmgen.errors import MoleculeParseError
 from qmgen.molecules.rdkit_log import captured_errors
-from qmgen.molecules.smiles import parse_smiles
+from qmgen.molecules.smiles import require_smiles
 
 
 def scaffold(smiles: str) -> str:
@@ -23,8 +22,6 @@ def scaffold(smiles: str) -> str:
     MoleculeParseError
         RDKit can't parse it.
     """
-    mol, reason = parse_smiles(smiles)
-    if mol is None:
-        raise MoleculeParseError(f"SMILES {smiles!r}: {reason}")
+    mol = require_smiles(smiles)
     with captured_errors():
         return str(MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False))

@@ -120,6 +120,14 @@ def canonical_smiles(mol: Any) -> str:
         return str(Chem.MolToSmiles(Chem.RemoveHs(bare)))
 
 
+def require_smiles(smiles: str) -> Any:
+    """Parse a SMILES into an RDKit molecule; raises `MoleculeParseError` if RDKit can't."""
+    mol, reason = parse_smiles(smiles)
+    if mol is None:
+        raise MoleculeParseError(f"SMILES {smiles!r}: {reason}")
+    return mol
+
+
 def constitution(smiles: str) -> str:
     """Give the canonical SMILES without stereochemistry and isotopes.
 
@@ -131,9 +139,7 @@ def constitution(smiles: str) -> str:
     MoleculeParseError
         RDKit can't parse it.
     """
-    mol, reason = parse_smiles(smiles)
-    if mol is None:
-        raise MoleculeParseError(f"SMILES {smiles!r}: {reason}")
+    mol = require_smiles(smiles)
     with captured_errors():
         for atom in mol.GetAtoms():
             atom.SetAtomMapNum(0)

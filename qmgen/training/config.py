@@ -7,13 +7,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from qmgen.configuration import explain, read_yaml
-from qmgen.errors import ConfigError
+from qmgen.configuration import read_yaml, validated
 from qmgen.training.splits import SplitKind
 from qmgen.training.targets import TARGETS, Target
 
@@ -196,10 +194,4 @@ def load_train_config(path: Path | None, overrides: dict[str, Any] | None = None
     if path is not None and isinstance(values.get("init_from"), str):
         values["init_from"] = str(path.parent / values["init_from"])
     values.update({name: v for name, v in (overrides or {}).items() if v is not None})
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{'command line' if path is None else path}: {explain(error)}. "
-            "schemas/train-config.schema.json lists every option."
-        ) from error
+    return validated(TrainConfig, values, path, "train-config")

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from qmgen.configuration import explain, read_yaml
+from qmgen.configuration import read_yaml, validated
 from qmgen.dataset.splits import check_fractions
 from qmgen.dft.config import DFTConfig
-from qmgen.errors import ConfigError
 from qmgen.molecules import ConformerConfig
 
 
@@ -141,10 +140,4 @@ def load_hamiltonian_config(
     """
     values = {} if path is None else read_yaml(path)
     values.update({name: v for name, v in (overrides or {}).items() if v is not None})
-    try:
-        return HamiltonianConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{'command line' if path is None else path}: {explain(error)}. "
-            "schemas/hamiltonian-config.schema.json lists every option."
-        ) from error
+    return validated(HamiltonianConfig, values, path, "hamiltonian-config")
