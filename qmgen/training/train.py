@@ -22,7 +22,7 @@ from qmgen.training.fine_tuning import copy_weights, load_initial
 from qmgen.training.interruption import interruptible, quiet_lightning
 from qmgen.training.learning_curve import keep_epochs, plot_learning_curve, read_rows
 from qmgen.training.model import PropertyModel, build_model
-from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
+from qmgen.training.recorder import COSTS_FILE, METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
 from qmgen.training.result import TrainResult, size_of, target_errors, write_metrics
 from qmgen.training.resume import CONFIG_FILE, RESULT_FILE, Unfinished, find_unfinished
 from qmgen.training.task import PropertyTask
@@ -47,7 +47,7 @@ def train_model(
     dataset_path : path
         Folder of the store.
     out_dir : path
-        Folder to write ``model.ckpt``, ``config.json``, ``metrics.csv``, ``metrics.json`` and
+        Folder to write ``model.ckpt``, ``config.json``, ``metrics.csv``, ``costs.csv``, ``metrics.json`` and
         ``learning_curve.png`` to, and until the end ``last.ckpt``; made if missing.
     config : TrainConfig
         What to train, and how.
@@ -95,7 +95,7 @@ def train_model(
                     weights_only=True,
                 )
         if not recorder.best_epoch:
-            for name in (STATE_FILE, METRICS_FILE):
+            for name in (STATE_FILE, METRICS_FILE, COSTS_FILE):
                 (out / name).unlink(missing_ok=True)
             raise InputError(
                 f"training diverged: no epoch has a finite validation error; use a learning rate "
@@ -126,8 +126,9 @@ def _prepare(out: Path, config: TrainConfig, unfinished: Unfinished | None) -> N
         for half in out.glob(f"*{PART}"):
             half.unlink()
         (out / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        # The log may be an epoch ahead of the state.
-        keep_epochs(out / METRICS_FILE, unfinished.recorded["epochs"] if unfinished else 0)
+        # The logs may be an epoch ahead of the state.
+        for name in (METRICS_FILE, COSTS_FILE):
+            keep_epochs(out / name, unfinished.recorded["epochs"] if unfinished else 0)
     except OSError as error:
         raise InputError(
             f"can't write to {out}: {error.strerror or error}; choose another output"

@@ -45,7 +45,10 @@ class HamiltonianConfig(BaseModel):
         description="Steps that a conformer's integrals are used for in an epoch.",
     )
     window: int = Field(
-        64, ge=1, description="Conformers that those steps are drawn from, in random order."
+        64,
+        ge=1,
+        description="Conformers that those steps are drawn from, in random order; so many are in "
+        "the memory of each process that makes them.",
     )
     cache_gib: float = Field(
         4.0,

@@ -15,10 +15,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qmgen.dataset import package_versions
 from qmgen.dft.compilation_cache import use_compilation_cache
-from qmgen.errors import InputError
+from qmgen.errors import ConfigError, InputError
 from qmgen.training.hamiltonian.checkpoint import describe_hamiltonian, load_hamiltonian
 from qmgen.training.hamiltonian.config import HamiltonianConfig
 from qmgen.training.hamiltonian.data import ConformerProblems, ProblemLoader
@@ -28,7 +29,7 @@ from qmgen.training.hamiltonian.molecules import TrainingMolecules, read_trainin
 from qmgen.training.hamiltonian.task import VAL_ENERGY, HamiltonianTask
 from qmgen.training.interruption import interruptible, quiet_lightning
 from qmgen.training.learning_curve import Row, keep_epochs, read_rows
-from qmgen.training.recorder import METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
+from qmgen.training.recorder import COSTS_FILE, METRICS_FILE, MODEL_FILE, STATE_FILE, Recorder
 from qmgen.training.resume import CONFIG_FILE, RESULT_FILE, find_unfinished
 
 FAILURES_FILE = "left_out.csv"
@@ -107,10 +108,9 @@ def train_hamiltonian(
         train = ConformerProblems(molecules.train, config, model.slots, training=True)
         val = ConformerProblems(molecules.val, config, model.slots, training=False)
         if unfinished is None:
-            first = ConformerProblems(
-                molecules.train[:_MEANS_OF], config, model.slots, training=False
-            )
-            model.fit_means(first)
+            some = molecules.train[:_MEANS_OF]
+            # Its conformers are not kept any longer than this.
+            model.fit_means(ConformerProblems(some, config, model.slots, training=False))
         recorder = Recorder(out)
         description = describe_hamiltonian(model, origin, package_versions(_PACKAGES))
         task = HamiltonianTask(model, _total_steps(molecules, config), description)
@@ -166,8 +166,9 @@ def _prepare(
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(("line", "text", "reason"))
             writer.writerows((r.line, r.text, r.reason) for r in molecules.left_out)
-        # The log may be an epoch ahead of the state.
-        keep_epochs(out / METRICS_FILE, epochs)
+        # The logs may be an epoch ahead of the state.
+        for name in (METRICS_FILE, COSTS_FILE):
+            keep_epochs(out / name, epochs)
     except OSError as error:
         raise InputError(
             f"can't write to {out}: {error.strerror or error}; choose another output"
@@ -175,19 +176,24 @@ def _prepare(
 
 
 def _trainer(config: HamiltonianConfig, recorder: Recorder) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator=config.accelerator,
-        devices=1,
-        # One process trains. A Slurm job's variables would make Lightning wait for others.
-        plugins=[LightningEnvironment()],
-        max_epochs=config.epochs,
-        gradient_clip_val=config.gradient_clip,
-        callbacks=[recorder],
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
-    )
+    try:
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=1,
+            # One process trains. A Slurm job's variables would make Lightning wait for others.
+            plugins=[LightningEnvironment()],
+            max_epochs=config.epochs,
+            gradient_clip_val=config.gradient_clip,
+            callbacks=[recorder],
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stdout.isatty(),
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"can't train on the accelerator {config.accelerator!r}: {error}; use auto or cpu"
+        ) from error
 
 
 def _write_result(result: HamiltonianResult, path: Path) -> None:
