@@ -47,8 +47,9 @@ def train_model(
     dataset_path : path
         Folder of the store.
     out_dir : path
-        Folder to write ``model.ckpt``, ``config.json``, ``metrics.csv``, ``costs.csv``, ``metrics.json`` and
-        ``learning_curve.png`` to, and until the end ``last.ckpt``; made if missing.
+        Folder to write ``model.ckpt``, ``config.json``, ``metrics.csv``, ``costs.csv``,
+        ``metrics.json`` and ``learning_curve.png`` to, and until the end ``last.ckpt``; made if
+        missing.
     config : TrainConfig
         What to train, and how.
 
