@@ -24,7 +24,7 @@ from tests.dft.systems import embed, pyscf_solution
 # Beyond 96 orbitals, and with density fitting, integrals are factors.
 LEVELS = [
     ("O", "b3lyp", "sto-3g", "exact"),
-    ("O", "pbe", "6-31g*", "density_fitting"),
+    pytest.param("O", "pbe", "6-31g*", "density_fitting", marks=pytest.mark.slow),
     pytest.param("FC=O", "pbe", "def2-svp", "exact", marks=pytest.mark.slow),
     pytest.param("CO", "wb97x", "sto-3g", "exact", marks=pytest.mark.slow),
     pytest.param("CO", "b3lyp", "6-31g*", "density_fitting", marks=pytest.mark.slow),
@@ -64,6 +64,8 @@ def test_pyscf_orbitals_have_pyscf_energies(
     )
 
 
+# Compiles for another shape and precision.
+@pytest.mark.slow
 def test_single_precision_is_near_double() -> None:
     energies = []
     for precision in ("float64", "float32"):

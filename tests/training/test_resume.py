@@ -3,6 +3,8 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,24 +116,32 @@ def test_interrupted_anywhere(whole, tiny_store, tmp_path, monkeypatch):
     _same(train_model(tiny_store, out, config), expected)
 
 
-def test_killed(whole, tiny_store, tmp_path, monkeypatch):
+_KILLED = """
+import os, signal, sys
+from qmgen.training import PropertyTask, TrainConfig, train_model
+
+number, store, out, config = sys.argv[1:]
+step = PropertyTask.training_step
+
+def killed(self, batch):
+    if self.global_step == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch)
+
+PropertyTask.training_step = killed
+train_model(store, out, TrainConfig.model_validate_json(config))
+"""
+
+
+def test_killed(whole, tiny_store, tmp_path):
     config, expected = whole
-    child = os.fork()
-    if child == 0:
-        step = PropertyTask.training_step
-
-        def killed(self, batch):
-            if self.global_step == 3 * expected.steps // expected.epochs + 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, batch)
-
-        PropertyTask.training_step = killed
-        train_model(tiny_store, tmp_path / "out", config)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    step = 3 * expected.steps // expected.epochs + 1
+    arguments = [str(step), str(tiny_store), str(tmp_path / "out"), config.model_dump_json()]
+    # A process of its own: a forked one would lack this one's threads.
+    ended = subprocess.run([sys.executable, "-c", _KILLED, *arguments], check=False)
+    assert ended.returncode == -signal.SIGKILL
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"config.json", "last.ckpt", "metrics.csv", "model.ckpt"}
+    assert names == {"config.json", "costs.csv", "last.ckpt", "metrics.csv", "model.ckpt"}
     _same(train_model(tiny_store, tmp_path / "out", config), expected)
 
 
