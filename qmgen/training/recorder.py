@@ -66,8 +66,8 @@ class Recorder(Checkpoint):
         self.finished = False
         self._started = (0.0, 0.0)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: RecordedTask) -> None:
-        """Look at the clocks."""
+    def setup(self, trainer: pl.Trainer, pl_module: RecordedTask, stage: str) -> None:
+        """Look at the clocks, before the first batches are made."""
         self._started = (time.perf_counter(), time.process_time())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: RecordedTask) -> None:
@@ -77,7 +77,9 @@ class Recorder(Checkpoint):
         row = {"epoch": self.epochs, "step": self.steps, "learning_rate": rate, **pl_module.errors}
         append_row(row, self._out / METRICS_FILE)
         # Apart from the log, which comes out the same each time.
-        wall, core = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        now = (time.perf_counter(), time.process_time())
+        wall, core = (after - before for before, after in zip(self._started, now, strict=True))
+        self._started = now
         append_row(
             {"epoch": self.epochs, "seconds": wall, "core_seconds": core}, self._out / COSTS_FILE
         )
