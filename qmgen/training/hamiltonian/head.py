@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from e3nn import o3
 from jaxtyping import Float, Int
-from schnetpack.nn import GaussianRBF
+from schnetpack.nn import CosineCutoff, GaussianRBF
 
 from qmgen.training.hamiltonian.orbital_layout import (
     Key,
@@ -137,12 +137,12 @@ class HamiltonianHead(torch.nn.Module):
             "to_tensors", torch.from_numpy(layout.matrix.T.copy()).float(), persistent=False
         )
         self.n_channels = n_channels
-        self.cutoff_angstrom = cutoff_angstrom
         keys = list(layout.number)
         self.natural = [key for key in keys if key[1] == (-1) ** key[0]]
         n_given = {key: n * n_matrices for key, n in layout.number.items()}
         same = dict.fromkeys(keys, n_channels)
         self.expand = GaussianRBF(n_rbf=n_rbf, cutoff=cutoff_angstrom)
+        self.reach = CosineCutoff(cutoff_angstrom)
         # Scalars of a pair, and the norms of its other tensors.
         n_scalars = 2 * n_features + n_rbf + 1 + sum(n_given.values())
         n_gates = n_channels * (2 * len(keys) + len(self.natural))
@@ -187,13 +187,11 @@ class HamiltonianHead(torch.nn.Module):
             # An atom has no direction to itself, and the harmonics of none are not zero.
             Y = spherical_harmonics(key[0], vectors_angstrom) * (1.0 if key[0] == 0 else apart)
             pair[key] = pair[key] + gates[:, n] * Y[:, None]
-        near = 0.5 * (1 + torch.cos(torch.pi * distance / self.cutoff_angstrom))
-        near = torch.where(distance < self.cutoff_angstrom, near, 0.0)[:, None, None]
-        weights = gates[:, len(keys) + len(self.natural) :]
+        weights = self.reach(distance)[:, None, None, None] * gates[:, -len(keys) :]
         atom = {
-            key: torch.zeros(len(features), *values.shape[1:], dtype=values.dtype)
-            .to(values.device)
-            .index_add(0, row_atom, near * weights[:, n] * values)
+            key: values.new_zeros(len(features), *values.shape[1:]).index_add(
+                0, row_atom, weights[:, n] * values
+            )
             for n, (key, values) in enumerate(pair.items())
         }
         rows = {key: values[row_atom] for key, values in atom.items()}
@@ -201,11 +199,7 @@ class HamiltonianHead(torch.nn.Module):
         second = [_sizes(values) for side in (rows, columns) for values in side.values()]
         second += [features[row_atom], features[column_atom]]
         gates = self.second_gates(torch.cat(second, dim=1)).unflatten(1, (-1, self.n_channels, 1))
-        parts = (
-            self.mix_pair(pair),
-            self.mix_row(rows),
-            self.mix_column(columns),
-        )
+        parts = self.mix_pair(pair), self.mix_row(rows), self.mix_column(columns)
         products = self.mix_product(self.product(rows, columns))
         result = {
             key: sum(part[key] for part in parts) * gates[:, n]
