@@ -78,6 +78,8 @@ def test_transforms_compose_in_any_order(heh_energy: Callable[[jax.Array], jax.A
         np.testing.assert_allclose(found, expected, atol=1e-9, err_msg=order)
 
 
+# Its second derivative compiles long; densities of the same molecule are quick.
+@pytest.mark.slow
 def test_derivatives_of_a_gas_cation(heh_energy: Callable[[jax.Array], jax.Array]) -> None:
     direction, ahead, behind = displaced(HEH[1])
     energy, gradient = jax.jit(heh_energy), jax.jit(jax.grad(heh_energy))

@@ -134,7 +134,7 @@ def test_dense_integrals_equal_libcint() -> None:
         ((1, 2, 1), "6-31g", 5, 1, FEW),
         ((1, 2, 1), "6-31g", 9, 2, FEW),
         ((1, 2, 1), "6-31g", 25, 1, MANY),
-        ((1, 6, 8), "sto-3g", 8, 1, FEW),
+        pytest.param((1, 6, 8), "sto-3g", 8, 1, FEW, marks=pytest.mark.slow),
     ],
 )
 def test_native_repulsion_gradient_equals_libcint(

@@ -20,7 +20,7 @@ from tests.dft.systems import embed
 from tests.dft.test_electron_repulsion import WATER, waters
 
 
-@pytest.mark.parametrize("lanes", [FEW, MANY])
+@pytest.mark.parametrize("lanes", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_more_conformers_than_lanes(lanes: Lanes) -> None:
     basis, positions = build_basis(WATER, "sto-3g"), waters(lanes.number + 3)
     assert native_plan(basis, positions, "float64").lanes == lanes

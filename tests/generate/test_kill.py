@@ -111,7 +111,9 @@ def test_interrupted_from_the_keyboard(qmgen: Command, undisturbed: Long, tmp_pa
     assert "batches were done before" in text
 
 
-@pytest.mark.parametrize("where", ["plan", "part", pytest.param("store", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "where", ["plan", *(pytest.param(x, marks=pytest.mark.slow) for x in ("part", "store"))]
+)
 def test_the_disk_is_full(qmgen: Command, undisturbed: Long, tmp_path: Path, where: str) -> None:
     """No room for the plan, for the batches of the second molecule, or for the store."""
     output, config = tmp_path / "store", load_config(undisturbed.config)

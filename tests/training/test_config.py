@@ -14,7 +14,7 @@ SCHEMA = ROOT / "schemas" / "train-config.schema.json"
 WORKFLOWS = sorted(
     path
     for path in (ROOT / "workflows").glob("*.yaml")
-    if "qmgen generate" not in path.read_text(encoding="utf-8")
+    if not {"generate", "dft"} & set(path.read_text(encoding="utf-8").split())
 )
 
 

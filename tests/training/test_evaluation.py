@@ -11,7 +11,7 @@ from qmgen.dataset import open_dataset
 from qmgen.errors import InputError
 from qmgen.molecules import scaffold
 from qmgen.training import TrainConfig, build_model, evaluate, predict_file, write_evaluation
-from qmgen.training.checkpoint import save_model
+from qmgen.training.checkpoint import describe_model, save_model
 from qmgen.training.data import ConformerDataModule
 from tests.training.synthetic import molecule
 
@@ -41,7 +41,7 @@ def checkpoint(labelled, tmp_path_factory):
     data = ConformerDataModule(open_dataset(labelled), config)
     model = build_model(config, data.standardisation, {})
     path = tmp_path_factory.mktemp("model") / "model.ckpt"
-    save_model(path, model.state_dict(), model, {})
+    save_model(path, model.state_dict(), describe_model(model, {}))
     return path
 
 

@@ -14,7 +14,10 @@ from qmgen.training import PropertyTask, TrainConfig, load_model, predict_file, 
 from qmgen.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 from tests.training.synthetic import molecule
 
-FILES = {"model.ckpt", "metrics.json", "metrics.csv", "learning_curve.png", "config.json"}
+FILES = {
+    *("model.ckpt", "config.json", "metrics.csv", "costs.csv", "metrics.json"),
+    "learning_curve.png",
+}
 
 
 def _mae(rows, target):
