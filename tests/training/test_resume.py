@@ -133,10 +133,9 @@ train_model(store, out, TrainConfig.model_validate_json(config))
 """
 
 
+@pytest.mark.parametrize("whole", ["short epochs"], indirect=True)
 def test_killed(whole, tiny_store, tmp_path):
     config, expected = whole
-    if config.epoch_steps is None:
-        pytest.skip("one of the three is enough for a process of its own")
     step = 3 * expected.steps // expected.epochs + 1
     arguments = [str(step), str(tiny_store), str(tmp_path / "out"), config.model_dump_json()]
     # A process of its own: a forked one would lack this one's threads.
