@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="New ones each epoch, unlabelled.")
     parser.add_argument("--basis", default="sto-3g")
     parser.add_argument("--two-electron", default="exact", choices=("exact", "density_fitting"))
-    parser.add_argument("--epochs", type=int, nargs=2, default=(20, 20), help="Of the two ways.")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(20, 30), help="Of the two ways.")
     parser.add_argument("--visits", type=int, nargs=2, default=(2, 2), help="Of the two ways.")
     parser.add_argument("--learning-rate", type=float, nargs=2, default=(2e-3, 2e-3))
     arguments = parser.parse_args()
