@@ -79,6 +79,8 @@ def test_single_precision_is_near_double() -> None:
     assert energies[0] == pytest.approx(energies[1], abs=5e-5)
 
 
+# Compiles a batch's own program.
+@pytest.mark.slow
 def test_batch_equals_single() -> None:
     z, positions, _ = embed("CO", 2)
     config = DFTConfig(functional="b3lyp", basis="sto-3g", grid_level=0, precision="float64")

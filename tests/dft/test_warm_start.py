@@ -149,7 +149,7 @@ def test_predicted_orbitals(smiles: str, spin: int, basis_name: str) -> None:
                 np.testing.assert_allclose(D, exact[i, s], atol=5e-3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fewer_cycles_to_the_same_energies(
     monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
