@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 from pyscf import gto
@@ -46,6 +47,38 @@ class Integrals(eqx.Module):
 
 
 IntegralEngine = Callable[[Basis, Positions], Integrals]
+
+
+def computed_once(
+    engine: IntegralEngine, at_a_time: int, basis: Basis, positions: Positions
+) -> IntegralEngine:
+    """Compute conformers' integrals now, for several calculations on these conformers.
+
+    Parameters
+    ----------
+    engine
+        What computes them.
+    at_a_time
+        For how many conformers it is asked at once.
+    basis, positions
+        Molecule, and its conformers, Bohr.
+
+    Returns
+    -------
+    Engine that knows the integrals of these conformers and raises `KeyError` for others.
+    """
+    rows: dict[bytes, Integrals] = {}
+    for start in range(0, len(positions), at_a_time):
+        part = positions[start : start + at_a_time]
+        integrals = engine(basis, part)
+        for i, conformer in enumerate(part):
+            rows[conformer.tobytes()] = jax.tree.map(lambda leaf, i=i: leaf[i], integrals)
+
+    def look_up(_: Basis, wanted: Positions) -> Integrals:
+        found = [rows[conformer.tobytes()] for conformer in wanted]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+    return look_up
 
 
 def libcint_integrals(basis: Basis, positions: Positions) -> Integrals:

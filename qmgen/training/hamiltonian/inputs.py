@@ -11,6 +11,7 @@ from schnetpack import properties
 
 from qmgen.dft.basis import build_basis
 from qmgen.dft.config import DFTConfig
+from qmgen.dft.integrals import computed_once
 from qmgen.dft.kohn_sham_problem import (
     KohnShamProblem,
     energy_of_orbitals,
@@ -21,6 +22,7 @@ from qmgen.dft.orbital_projection import orbitals_of_hamiltonian
 from qmgen.dft.precision import double_precision
 from qmgen.dft.scf import closed_shell_density
 from qmgen.dft.shared_programs import shared_program
+from qmgen.dft.sizes import check_memory, default_engine, shape_of
 from qmgen.training.hamiltonian.orbital_layout import OrbitalSlots, slot_places
 from qmgen.training.inputs import Inputs, collate, structure_inputs
 from qmgen.training.neighbors import NeighborList
@@ -108,10 +110,20 @@ def conformers_of(
     """
     basis = build_basis(atomic_numbers, config.basis, config.cartesian)
     places = torch.from_numpy(slot_places(basis, slots))
-    problems = kohn_sham_problems(atomic_numbers, positions, config, charge=charge)
-    labels = None
+    engine, labels = None, None
     if labelled:
-        labels = label_conformers(atomic_numbers, positions, config, charge=charge)
+        # Guess and label have the same integrals, which are most of the cost of either.
+        shape = shape_of(basis, config)
+        check_memory(shape, config.precision)
+        with double_precision():
+            default = default_engine(basis, positions, shape, config)
+            engine = computed_once(*default, basis, positions)
+        labels = label_conformers(
+            atomic_numbers, positions, config, charge=charge, integral_engine=engine
+        )
+    problems = kohn_sham_problems(
+        atomic_numbers, positions, config, charge=charge, integral_engine=engine
+    )
     conformers = []
     for i, problem in enumerate(problems):
         conformer = conformer_of(atomic_numbers, positions[i], places, problem, neighbor_list)
