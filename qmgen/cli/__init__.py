@@ -36,6 +36,10 @@ def generate(
     conformers: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Conformers per molecule [default: 8].")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="dft or mmff94, a force field for trials [default: dft]."),
+    ] = None,
     functional: Annotated[
         str | None,
         typer.Option(
@@ -69,13 +73,16 @@ def generate(
         Path | None,
         typer.Option(help="model.ckpt of `qmgen train --loss dft`, for the SCF to start from."),
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="File to append events to, as lines of JSON.")
+    ] = None,
 ) -> None:
     """Label conformers of every molecule; the same command resumes an interrupted run."""
     from qmgen.generate import Progress, load_config
     from qmgen.generate import generate as run
 
     overrides: dict[str, dict[str, Any]] = {
-        "": {"seed": seed},
+        "": {"seed": seed, "method": method},
         "conformers": {"per_molecule": conformers},
         "dft": {
             "functional": functional,
@@ -107,6 +114,7 @@ def generate(
         smiles_column=smiles_column,
         progress=Progress(console),
         guess=orbital_guess,
+        log=log,
     )
     if summary.already_complete:
         say(f"{output} is complete already")
@@ -114,7 +122,8 @@ def generate(
         say(f"{summary.resumed_batches} of {summary.batches} batches were done before")
     print_counts(output)
     print_failures(output, limit=20)
-    say(f"next: qmgen validate {output}; qmgen train {output} --out run/")
+    check = f"qmgen validate {output}; " if settings.method == "dft" else ""
+    say(f"next: {check}qmgen train {output} --out run/")
     if summary.unsuited_molecules:
         from qmgen.dft.basis_file import basis_title
 

@@ -37,15 +37,15 @@ class LabelRange:
 def label_ranges(dataset: Dataset) -> list[LabelRange]:
     """Ranges of the labels that people look at; values that are no number are left out."""
     labels = [name for name in _LABELS if name in dataset.columns]
-    if dataset.metadata.provenance.imported is not None:
-        labels.remove("iterations")  # 0 for not known
     lowest = dict.fromkeys(labels, np.inf)
     highest = dict.fromkeys(labels, -np.inf)
     total, count = dict.fromkeys(labels, 0.0), dict.fromkeys(labels, 0)
     for block in dataset.iter_blocks(_BLOCK, columns=labels):
         for label in labels:
             values = np.asarray(block[label], np.float64)
-            values = values[np.isfinite(values)]
+            # No label has 0 cycles: that stands for a number that is not known.
+            known = np.isfinite(values) if label != "iterations" else values > 0
+            values = values[known]
             if values.size:
                 lowest[label] = min(lowest[label], float(values.min()))
                 highest[label] = max(highest[label], float(values.max()))

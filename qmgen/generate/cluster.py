@@ -58,7 +58,8 @@ def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
         with _reach(config.scheduler) as client:
             yield _connected(client, config.worker_threads or 1, config.scheduler)
     elif config.slurm:
-        cluster = slurm_cluster(config.slurm)
+        with dask.config.set(_scheduler_settings(config)):
+            cluster = slurm_cluster(config.slurm)
         cluster.scale(jobs=config.slurm.jobs)
         threads = config.worker_threads or max(1, config.slurm.cores // config.slurm.processes)
         with cluster, Client(cluster) as client:
@@ -67,7 +68,7 @@ def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
         cores = available_cores()
         workers = max(1, min(config.workers or cores, batches))
         threads = config.worker_threads or max(1, cores // (config.workers or cores))
-        with _local(workers, threads) as cluster, Client(cluster) as client:
+        with _local(workers, threads, config) as cluster, Client(cluster) as client:
             client.register_plugin(_QuietWorker())
             yield _connected(client, threads, f"{workers} local workers")
 
@@ -101,15 +102,22 @@ class _QuietWorker(WorkerPlugin):
         logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
 
 
+def _scheduler_settings(config: ClusterConfig) -> dict[str, Any]:
+    return {
+        "distributed.scheduler.allowed-failures": _ALLOWED_DEATHS,
+        "distributed.scheduler.worker-ttl": f"{config.silent_minutes * 60}s",
+    }
+
+
 @contextmanager
-def _local(workers: int, threads: int) -> Iterator[LocalCluster]:
+def _local(workers: int, threads: int, config: ClusterConfig) -> Iterator[LocalCluster]:
     limits = {
         name: str(threads)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     }
     settings = {
+        **_scheduler_settings(config),
         "distributed.nanny.pre-spawn-environ": limits,
-        "distributed.scheduler.allowed-failures": _ALLOWED_DEATHS,
         # Large conformer batches take minutes and hold the interpreter's lock meanwhile.
         "distributed.admin.tick.limit": "60s",
         "distributed.comm.timeouts.connect": "60s",
@@ -117,7 +125,7 @@ def _local(workers: int, threads: int) -> Iterator[LocalCluster]:
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": False,
+        "distributed.worker.memory.terminate": 1.0 if config.worker_memory else False,
     }
     with (
         dask.config.set(settings),
@@ -125,6 +133,7 @@ def _local(workers: int, threads: int) -> Iterator[LocalCluster]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
+            memory_limit=config.worker_memory or 0,
             dashboard_address="127.0.0.1:0",
         ) as cluster,
     ):

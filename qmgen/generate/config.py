@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from dask.utils import parse_bytes
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,6 +19,12 @@ from qmgen.dft.functionals import get_functional
 from qmgen.errors import ConfigError
 from qmgen.molecules import ConformerConfig
 
+FORCE_FIELD_NOTE = (
+    "Labels are energies and forces of the force field MMFF94, which has no orbitals; the zero of "
+    "its energy is that of no strain, so energies of different molecules can't be compared."
+)
+# What a worker takes with its imports, before it labels anything.
+_LEAST_MEMORY = 256 << 20
 # Coarser grids than this give energies that are useful and forces that are less so.
 _GRID_LEVEL_OF_FORCES = 3
 
@@ -118,12 +125,43 @@ class ClusterConfig(_Frozen):
         description="Cores a worker uses; by default this machine's cores shared out among its "
         "workers, and 1 elsewhere.",
     )
+    worker_memory: str | None = Field(
+        None,
+        description="Memory of a worker process on this machine, such as 4GB; one that takes more "
+        "is ended and its batch given to another. No limit but the machine's by default.",
+    )
+    batch_hours: float = Field(
+        6.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A worker that takes longer over a batch is ended and the batch given to "
+        "another; a molecule that ends worker after worker is recorded as a failure.",
+    )
+    silent_minutes: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A worker on this machine or of a Slurm job that gives no sign of life for so "
+        "long is replaced.",
+    )
+
+    @field_validator("worker_memory")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None and parse_bytes(value) < _LEAST_MEMORY:
+            raise ValueError(f"a worker takes at least {_LEAST_MEMORY >> 20} MiB, not {value}")
+        return value
 
 
 class RunConfig(_Frozen):
     """A whole run. All but ``cluster`` determines the content of the dataset."""
 
     seed: int = Field(0, ge=0, description="Seed that every molecule's own seed derives from.")
+    method: Literal["dft", "mmff94"] = Field(
+        "dft",
+        description="What labels conformers: dft, at the level of theory of the section dft, or "
+        "the force field MMFF94, which has energies and forces only and costs next to nothing.",
+    )
     conformers: ConformerConfig = Field(ConformerConfig(), description="Conformer generation.")
     dft: DFTConfig = Field(DFTConfig(), description="Level of theory.")
     labels: LabelConfig = Field(LabelConfig(), description="Labels beyond the usual ones.")
@@ -136,12 +174,23 @@ class RunConfig(_Frozen):
     )
     cluster: ClusterConfig = Field(ClusterConfig(), description="Where the work is done.")
 
+    @model_validator(mode="after")
+    def _labels_of_the_method(self) -> "RunConfig":
+        unsuited = set(self.labels.optional_labels) - {"forces"}
+        if self.method == "mmff94" and (unsuited or self.labels.forces_grid_response):
+            raise ValueError("method mmff94 has no labels but energies and forces")
+        return self
+
     def science(self) -> dict[str, Any]:
         """All that determines the dataset's content, as plain values for provenance."""
-        return self.model_dump(mode="json", exclude={"cluster"})
+        # Configurations from before there was a choice of methods say nothing about it.
+        unused = "method" if self.method == "dft" else "dft"
+        return self.model_dump(mode="json", exclude={"cluster", unused})
 
     def notes(self) -> tuple[str, ...]:
         """What whoever uses the labels should know; kept in the dataset's metadata."""
+        if self.method == "mmff94":
+            return (FORCE_FIELD_NOTE,)
         level = self.dft.grid_level
         on_grid = bool(get_functional(self.dft.functional).terms)
         if self.labels.forces and on_grid and level < _GRID_LEVEL_OF_FORCES:

@@ -68,12 +68,16 @@ def save_part(folder: Path, batch: int, slices: list[LabelledSlice]) -> None:
         ) from error
 
 
+class DamagedPartError(StoreError):
+    """A finished batch is not what was written; it was removed, to be done again."""
+
+
 def load_part(folder: Path, batch: int) -> list[LabelledSlice]:
-    """Read a finished batch; its checksums are checked.
+    """Read a finished batch; its checksums are checked, and a damaged one is removed.
 
     Raises
     ------
-    StoreError
+    DamagedPartError
         It is missing or damaged.
     """
     path = part_path(folder, batch)
@@ -83,7 +87,11 @@ def load_part(folder: Path, batch: int) -> list[LabelledSlice]:
             entries = json.loads(arrays["entries"].tobytes())
             return [_slice(arrays, i, entry) for i, entry in enumerate(entries)]
     except _DAMAGE as error:
-        raise StoreError(f"{path} is missing or damaged: {error}") from error
+        path.unlink(missing_ok=True)
+        raise DamagedPartError(
+            f"{path} is missing or damaged ({error}); run the same command again, which labels "
+            "this batch again"
+        ) from error
 
 
 def _slice(arrays: Any, i: int, entry: dict[str, Any]) -> LabelledSlice:
@@ -96,13 +104,5 @@ def _slice(arrays: Any, i: int, entry: dict[str, Any]) -> LabelledSlice:
 
 
 def is_complete(folder: Path, batch: int) -> bool:
-    """Whether a batch is there and undamaged; a damaged one is removed, to be done again."""
-    path = part_path(folder, batch)
-    if not path.exists():
-        return False
-    try:
-        load_part(folder, batch)
-    except StoreError:
-        path.unlink()
-        return False
-    return True
+    """Whether a batch is there; what has changed since it was written shows when it is read."""
+    return part_path(folder, batch).exists()

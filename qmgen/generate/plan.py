@@ -8,10 +8,9 @@ together window by window, so that it keeps the order of the input in bounded me
 import itertools
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
-from itertools import islice
 from pathlib import Path
 
 from qmgen.dataset import Failure
@@ -31,7 +30,6 @@ _WINDOW_CONFORMERS = 65_536
 # A conformer with density or Fock matrix takes about so many times as much.
 _MATRIX_FACTOR = 32
 _WINDOW_MOLECULES = 4096
-_FAILURES_AT_ONCE = 4096
 
 _TABLES = """
 CREATE TABLE molecule (number INTEGER PRIMARY KEY, window INTEGER, json TEXT);
@@ -60,6 +58,11 @@ class Batch:
 
     number: int
     slices: tuple[Slice, ...]
+
+    @property
+    def num_conformers(self) -> int:
+        """Most conformers that it may come to."""
+        return sum(part.stop - part.start for part in self.slices)
 
 
 @dataclass(frozen=True)
@@ -135,19 +138,17 @@ class Plan:
                 )
                 yield [row[0] for row in rows]
 
-    def replace_label_failures(self, failures: Iterator[Failure]) -> None:
-        """Record what went wrong while labelling, in place of an earlier attempt's record.
+    def forget_label_failures(self) -> None:
+        """Drop the record of an earlier attempt of what went wrong while labelling."""
+        with _disk_errors(self.path), self._connect() as db, db:
+            db.execute("DELETE FROM failure WHERE stage != 'read'")
 
-        `failures` may read this plan: it is never asked for more while the file is being changed.
-        """
-        with _disk_errors(self.path), self._connect() as db:
-            with db:
-                db.execute("DELETE FROM failure WHERE stage != 'read'")
-            while some := list(islice(failures, _FAILURES_AT_ONCE)):
-                with db:
-                    db.executemany(
-                        "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 0)", map(astuple, some)
-                    )
+    def add_label_failures(self, failures: Iterable[Failure]) -> None:
+        """Record what went wrong while labelling."""
+        with _disk_errors(self.path), self._connect() as db, db:
+            db.executemany(
+                "INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, 0)", map(astuple, failures)
+            )
 
     def failures(self) -> Iterator[Failure]:
         """All failures, ordered by line and conformer."""
@@ -255,13 +256,12 @@ def _accepted(
             found = unsupported_reason(record)
             if found is None:
                 try:
-                    shape = program_shape(record.atomic_numbers, config.dft)
+                    shape = _program(record, config)
                 except UnsupportedMoleculeError as error:
                     found = str(error)
                     unsuited = isinstance(error, MissingElementError)
                 else:
-                    # Open shells have programs of their own.
-                    yield _Sized((*astuple(shape), int(record.spin > 0)), number, record)
+                    yield _Sized(shape, number, record)
                     number += 1
                     continue
             reason = found
@@ -269,6 +269,14 @@ def _accepted(
             "INSERT INTO failure VALUES (?, ?, ?, -1, 'read', ?, ?)",
             (line, source_id, text, reason, int(unsuited)),
         )
+
+
+def _program(molecule: Molecule, config: RunConfig) -> tuple[int, ...]:
+    """Sizes of what a molecule is labelled with, the same for molecules that share it."""
+    if config.method == "mmff94":
+        return ()
+    # Open shells have programs of their own.
+    return *astuple(program_shape(molecule.atomic_numbers, config.dft)), int(molecule.spin > 0)
 
 
 def _write_windows(db: sqlite3.Connection, molecules: Iterator[_Sized], config: RunConfig) -> None:

@@ -1,13 +1,15 @@
 """A whole run: plan, label on Dask, commit batch by batch, and put the store together."""
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,10 @@ from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
-from qmgen.generate.parts import is_complete, load_part, save_part
+from qmgen.generate.parts import DamagedPartError, is_complete, load_part, save_part
 from qmgen.generate.plan import Plan, PlanCounts, build_plan
 from qmgen.generate.progress import Progress
+from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches
 from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.generate.worker import LabelledSlice
@@ -61,6 +64,7 @@ def generate(
     smiles_column: str | None = None,
     progress: Progress | None = None,
     guess: OrbitalGuess | None = None,
+    log: Path | None = None,
 ) -> RunSummary:
     """Label every molecule of a file and write the dataset.
 
@@ -83,6 +87,8 @@ def generate(
     guess
         Predicts orbitals that the SCF of each molecule's first conformers starts from. It is part
         of what the dataset is made with, as labels depend on it within the thresholds.
+    log
+        File that events are appended to as lines of JSON.
 
     Raises
     ------
@@ -105,6 +111,7 @@ def generate(
     if finished is not None:
         unsuited = _tidy(output)
         return RunSummary(output, finished, unsuited, 0, 0, already_complete=True)
+    events = RunLog(log)
     created = _enter(output, identity)
     with _lock(output):
         try:
@@ -116,10 +123,19 @@ def generate(
             raise
         counts = plan.counts()
         parts = output / _PARTS
-        resumed = _label(plan, parts, config, counts, progress, guess)
-        progress.stage("writing the store")
+        events.event("start", output=str(output), input=str(source), **asdict(counts))
+        resumed = _label(plan, parts, config, counts, progress, guess, events)
         provenance = _provenance(source, config, science)
-        metadata = _assemble(plan, parts, output, config, provenance)
+        while True:
+            progress.stage("writing the store")
+            try:
+                metadata = _assemble(plan, parts, output, config, provenance)
+                break
+            except DamagedPartError as error:
+                progress.stage(str(error))
+                events.event("damaged", reason=str(error))
+                _label(plan, parts, config, counts, progress, guess, events)
+        events.event("end", output=str(output), conformers=metadata.counts.conformers)
         _tidy(output)
     return RunSummary(
         output, metadata, counts.unsuited, resumed, counts.batches, already_complete=False
@@ -221,37 +237,51 @@ def _label(
     counts: PlanCounts,
     progress: Progress,
     guess: OrbitalGuess | None,
+    events: RunLog,
 ) -> int:
     """Label what no earlier attempt finished; gives the number of batches that one did."""
-    sizes = dict(plan.batch_sizes())
-    missing = [number for number in sizes if not is_complete(parts, number)]
-    done = sum(sizes.values()) - sum(sizes[number] for number in missing)
-    progress.start_labelling(counts.conformers, done, counts.molecules)
+    done = Counter[str]()
+    for number, conformers in plan.batch_sizes():
+        if is_complete(parts, number):
+            done.update(batches=1, conformers=conformers)
+    missing = counts.batches - done["batches"]
+    progress.start_labelling(counts.conformers, done["conformers"], counts.molecules)
     if missing:
-        with connect(config.cluster, len(missing)) as cluster:
+        with connect(config.cluster, missing) as cluster:
             progress.stage(cluster.description)
-            results = run_batches(
-                cluster, (plan.batch(number) for number in missing), config, guess
+            batches = (
+                plan.batch(number)
+                for number, _ in plan.batch_sizes()
+                if not is_complete(parts, number)
             )
-            for number, slices in results:
-                save_part(parts, number, slices)
-                progress.batch_done(sizes[number])
+            committed = done["conformers"]
+            for batch, slices in run_batches(cluster, batches, config, guess):
+                save_part(parts, batch.number, slices)
+                committed += batch.num_conformers
+                progress.batch_done(batch.num_conformers)
+                events.event("batch", batch=batch.number, **_outcome(slices))
+                publish(
+                    cluster.client,
+                    {"conformers_committed": committed, "conformers_planned": counts.conformers},
+                )
     progress.end_labelling()
-    return len(sizes) - len(missing)
+    return done["batches"]
+
+
+def _outcome(slices: list[LabelledSlice]) -> dict[str, Any]:
+    """What the log says of a batch."""
+    failures = [failure for part in slices for failure in part.failures]
+    return {
+        "conformers": sum(part.record.num_conformers for part in slices if part.record),
+        "failures": [{"line": f.line, "stage": f.stage, "reason": f.reason} for f in failures],
+    }
 
 
 def _assemble(
     plan: Plan, parts: Path, output: Path, config: RunConfig, provenance: Provenance
 ) -> StoreMetadata:
-    plan.replace_label_failures(
-        failure
-        for window in plan.windows()
-        for number in window
-        for part in load_part(parts, number)
-        for failure in part.failures
-    )
     records, optional_labels = _records(plan, parts), config.labels.optional_labels
-    if plan.has_open_shells():
+    if config.method == "dft" and plan.has_open_shells():
         records = (with_spin_columns(record, config.labels) for record in records)
         optional_labels += spin_label_names(config.labels)
     return write_store(
@@ -269,12 +299,18 @@ def _assemble(
 
 
 def _records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
-    """Molecules in the order of the input, one window in memory at a time."""
+    """Molecules in the order of the input, one window in memory at a time.
+
+    What went wrong with them is added to the plan.
+    """
+    plan.forget_label_failures()
     for window in plan.windows():
         pieces: dict[int, list[LabelledSlice]] = {}
         for batch in window:
             for part in load_part(parts, batch):
                 pieces.setdefault(part.number, []).append(part)
+        slices = itertools.chain.from_iterable(pieces.values())
+        plan.add_label_failures(itertools.chain.from_iterable(s.failures for s in slices))
         for number in sorted(pieces):
             record = _merge([p.record for p in pieces[number] if p.record is not None])
             if record is not None:

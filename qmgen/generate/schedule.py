@@ -1,8 +1,10 @@
 """Keeps a cluster's workers busy with batches, a bounded number at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from typing import Any
 
+import numpy as np
 from distributed import Future, as_completed
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
@@ -18,6 +20,8 @@ from qmgen.molecules import Molecule
 
 # Batches handed out ahead for each worker, so that none waits for the network.
 _AHEAD = 2
+# What a passing trouble of a machine raises is gone at another attempt.
+_RETRIES = 2
 
 
 def run_batches(
@@ -25,7 +29,7 @@ def run_batches(
     batches: Iterator[Batch],
     config: RunConfig,
     guess: OrbitalGuess | None = None,
-) -> Iterator[tuple[int, list[LabelledSlice]]]:
+) -> Iterator[tuple[Batch, list[LabelledSlice]]]:
     """Label batches on a cluster and give each as it is done, in any order.
 
     A worker that dies costs only what it had in hand: Dask gives that to another. A batch that
@@ -43,12 +47,14 @@ def run_batches(
     guess
         Predicts orbitals to start from.
     """
-    client = cluster.client
 
     def submit(batch: Batch) -> Future:
-        return client.submit(label_batch, batch, config, cluster.threads, guess, pure=False)
+        return cluster.client.submit(
+            label_batch, batch, config, cluster.threads, guess, pure=False, retries=_RETRIES
+        )
 
-    window = max(4, _AHEAD * len(client.scheduler_info(n_workers=-1)["workers"]))
+    workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
+    window = max(4, _AHEAD * len(workers))
     running: dict[str, Batch] = {}
     queue = as_completed()
 
@@ -63,17 +69,29 @@ def run_batches(
         start_next()
     for future in queue:
         batch = running.pop(future.key)
-        result = _outcome(future)
+        result = _outcome(future, batch)
         start_next()
         if isinstance(result, Exception):
             _check_workers(cluster, result)
-            result = _one_by_one(cluster, batch, config, guess, result)
-        yield batch.number, result
+            result = _one_by_one(submit, batch, result)
+        yield batch, result
         future.release()
 
 
-def _outcome(future: Future) -> list[LabelledSlice] | Exception:
-    """Result of a task, or the error that its molecules may be to blame for.
+def _outcome(future: Future, batch: Batch) -> list[LabelledSlice] | Exception:
+    """Result of a batch, or the error that its molecules may be to blame for."""
+    result = _result(future)
+    if isinstance(result, Exception):
+        return result
+    try:
+        _check_result(batch, result)
+    except _WrongResultError as error:
+        return error
+    return result
+
+
+def _result(future: Future) -> Any:
+    """Result of a task, or the error that it raised.
 
     Raises
     ------
@@ -96,11 +114,33 @@ def _outcome(future: Future) -> list[LabelledSlice] | Exception:
         return error
 
 
+class _WrongResultError(Exception):
+    """A worker gave something else than it was asked for."""
+
+
+def _check_result(batch: Batch, result: object) -> None:
+    wanted = [part.number for part in batch.slices]
+    if not isinstance(result, list) or [getattr(s, "number", None) for s in result] != wanted:
+        raise _WrongResultError("a worker gave other molecules than it was asked for")
+    for part, done in zip(batch.slices, result, strict=True):
+        if done.record is None:
+            continue
+        molecule, index = Molecule.from_json(part.molecule_json), done.record.conformers["index"]
+        if (
+            done.record.line != molecule.line
+            or not np.array_equal(done.record.z, molecule.atomic_numbers)
+            or (index < part.start).any()
+            or (index >= part.stop).any()
+        ):
+            raise _WrongResultError("a worker gave conformers that it was not asked for")
+
+
 def _check_workers(cluster: Cluster, error: Exception) -> None:
     """Make sure that a batch failed of itself, and not because qmgen can't run there at all."""
     if isinstance(error, KilledWorker):
         return
-    outcome = _outcome(cluster.client.submit(prepare_process, cluster.threads, pure=False))
+    trial = cluster.client.submit(prepare_process, cluster.threads, pure=False)
+    outcome = _result(trial)
     if isinstance(outcome, Exception):
         raise ClusterError(
             f"the scheduler or its workers can't run qmgen ({outcome}); give them the same "
@@ -109,22 +149,16 @@ def _check_workers(cluster: Cluster, error: Exception) -> None:
 
 
 def _one_by_one(
-    cluster: Cluster,
-    batch: Batch,
-    config: RunConfig,
-    guess: OrbitalGuess | None,
-    error: Exception,
+    submit: Callable[[Batch], Future], batch: Batch, error: Exception
 ) -> list[LabelledSlice]:
     """Label the slices of a batch that failed as a whole, each in a task of its own."""
-    if len(batch.slices) == 1:
+    if len(batch.slices) == 1 and isinstance(error, KilledWorker):
+        # Its workers have died often enough.
         return [_blame(batch.slices[0], error)]
     results: list[LabelledSlice] = []
     for part in batch.slices:
         alone = Batch(batch.number, (part,))
-        future = cluster.client.submit(
-            label_batch, alone, config, cluster.threads, guess, pure=False
-        )
-        outcome = _outcome(future)
+        outcome = _outcome(submit(alone), alone)
         results.extend([_blame(part, outcome)] if isinstance(outcome, Exception) else outcome)
     return results
 
@@ -132,7 +166,7 @@ def _one_by_one(
 def _blame(part: Slice, error: Exception) -> LabelledSlice:
     molecule = Molecule.from_json(part.molecule_json)
     if isinstance(error, KilledWorker):
-        reason = "workers died while labelling it, most likely out of memory"
+        reason = "workers died while labelling it, most likely out of memory or time"
     else:
         reason = f"{type(error).__name__}: {error}"
     conformers = f" (conformers {part.start} to {part.stop - 1})"

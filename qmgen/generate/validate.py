@@ -153,7 +153,13 @@ def stored_config(dataset: Dataset) -> DFTConfig:
             f"{dataset.path}: its labels come from {imported.dataset}, not from qmgen, so there is "
             "no calculation to repeat; validate a dataset that qmgen generate made"
         )
-    stored: Any = dataset.metadata.provenance.config.get("dft")
+    config = dataset.metadata.provenance.config
+    if config.get("method", "dft") != "dft":
+        raise StoreError(
+            f"{dataset.path}: its labels are those of {config['method']}, which PySCF does not "
+            "have; validate a dataset of method dft"
+        )
+    stored: Any = config.get("dft")
     try:
         return DFTConfig.model_validate(stored)
     except ValueError as error:

@@ -5,6 +5,7 @@ from qmgen.molecules.conformers import conformer_seed as conformer_seed
 from qmgen.molecules.conformers import embed_conformers as embed_conformers
 from qmgen.molecules.deduplicate import deduplicate as deduplicate
 from qmgen.molecules.deduplicate import molecule_key as molecule_key
+from qmgen.molecules.force_field import mmff94 as mmff94
 from qmgen.molecules.molecule import Molecule as Molecule
 from qmgen.molecules.molecule import RejectedRecord as RejectedRecord
 from qmgen.molecules.molecule import unsupported_reason as unsupported_reason

@@ -108,7 +108,7 @@ def embed_conformers(
         positions[1:] += _noise(positions[1:].shape, config.rattle_angstrom, seed)
         return positions
     seed = conformer_seed(run_seed, molecule.smiles)
-    mol = _with_hydrogens(molecule)
+    mol = molecule_with_hydrogens(molecule)
     _embed(mol, molecule.smiles, config.per_molecule, seed)
     if config.relax == "mmff94":
         _relax(mol, molecule.smiles)
@@ -130,7 +130,14 @@ def _noise(
     return generator.normal(scale=standard_deviation, size=shape)
 
 
-def _with_hydrogens(molecule: Molecule) -> Any:
+def molecule_with_hydrogens(molecule: Molecule) -> Any:
+    """RDKit's molecule with all atoms, in the order of `Molecule.atomic_numbers`.
+
+    Raises
+    ------
+    ConformerError
+        This RDKit can't parse the SMILES, or orders the atoms otherwise.
+    """
     parsed, reason = parse_smiles(molecule.smiles)
     if parsed is None:
         raise ConformerError(f"{molecule.smiles}: this RDKit can't parse the SMILES: {reason}")
