@@ -139,6 +139,47 @@ def generate(
 
 
 @app.command()
+def plan(
+    source: Annotated[
+        Path, typer.Argument(help="Molecules: .smi, .csv, .sdf or .xyz, also with .gz appended.")
+    ],
+    config: Annotated[Path | None, typer.Option(help="YAML file of the run.")] = None,
+    conformers: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Conformers per molecule [default: 8].")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="dft or mmff94, a force field for trials [default: dft].")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Workers, of one core each.")] = 1,
+    sample: Annotated[int, typer.Option(min=1, help="Programs to time for the estimate.")] = 6,
+    smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
+) -> None:
+    """Estimate what a run will cost in core-hours, time and disk, from a short calibration."""
+    from qmgen.generate import estimate_run, load_config
+
+    settings = load_config(
+        config, {"": {"method": method}, "conformers": {"per_molecule": conformers}}
+    )
+    result = estimate_run(
+        source, settings, sample=sample, smiles_column=smiles_column, progress=say
+    )
+    say(
+        f"{result.molecules:,} molecules, {result.conformers:,} conformers, {result.programs} "
+        f"compiled programs of which {result.calibrated} were timed, {result.rejected:,} records "
+        "that can't be used"
+    )
+    say(
+        f"{result.core_hours:.3g} core-hours ({result.label_core_seconds / 3600:.3g} for labels, "
+        f"{result.compile_core_seconds / 3600:.3g} to compile programs that this machine lacked), "
+        f"{result.wall_seconds(workers) / 3600:.3g} hours with {workers} workers of one core"
+    )
+    say(
+        f"{result.store_bytes / 1e9:.3g} GB for the dataset, {result.working_bytes / 1e9:.3g} GB "
+        "while it is being made"
+    )
+
+
+@app.command()
 def validate(
     store: StorePath,
     sample: Annotated[int, typer.Option(min=1, help="Conformers to recompute.")] = 50,

@@ -2,6 +2,8 @@
 
 from qmgen.generate.config import RunConfig as RunConfig
 from qmgen.generate.config import load_config as load_config
+from qmgen.generate.estimate import Estimate as Estimate
+from qmgen.generate.estimate import estimate_run as estimate_run
 from qmgen.generate.progress import Progress as Progress
 from qmgen.generate.run import RunSummary as RunSummary
 from qmgen.generate.run import generate as generate

@@ -34,7 +34,8 @@ from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
 from qmgen.generate.parts import DamagedPartError, is_complete, load_part, save_part
-from qmgen.generate.plan import Plan, PlanCounts, build_plan
+from qmgen.generate.plan import Plan, PlanCounts
+from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
 from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches

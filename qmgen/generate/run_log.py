@@ -51,7 +51,7 @@ class RunLog:
             ) from error
 
 
-def publish(client: Client, values: Mapping[str, float]) -> None:
+def publish(client: Client, values: Mapping[str, int]) -> None:
     """Show numbers on the scheduler's page ``/metrics``, in the format of Prometheus.
 
     That page exists where the scheduler has the package prometheus-client; elsewhere nothing is
@@ -67,7 +67,7 @@ def publish(client: Client, values: Mapping[str, float]) -> None:
     client.run_on_scheduler(_set_gauges, dict(values))
 
 
-def _set_gauges(values: dict[str, float]) -> None:
+def _set_gauges(values: dict[str, int]) -> None:
     try:
         from prometheus_client import REGISTRY, Gauge
     except ImportError:

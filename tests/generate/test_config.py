@@ -44,6 +44,13 @@ BAD = {
         ["labels", "only used with forces"],
     ),
     "unknown dispersion": (b"labels: {dispersion: d5}\n", ["labels.dispersion", "d3bj", "d4"]),
+    "unknown method": (b"method: mp2\n", ["method", "'dft'", "'mp2'"]),
+    "matrices of a force field": (
+        b"method: mmff94\nlabels: {fock_matrix: true}\n",
+        ["mmff94", "no labels but energies and forces"],
+    ),
+    "too little memory": (b"cluster: {worker_memory: 10MB}\n", ["worker_memory", "256 MiB"]),
+    "memory without a unit that is one": (b"cluster: {worker_memory: 4XB}\n", ["worker_memory"]),
     "shares": (b"split: {fractions: [0.8, 0.1, 0.2]}\n", ["split.fractions", "sum 1"]),
 }
 

@@ -10,9 +10,10 @@ import pytest
 from qmgen.dataset import Failure
 from qmgen.dft import program_shape
 from qmgen.errors import InputError, StoreError
-from qmgen.generate import RunConfig, load_config, plan
-from qmgen.generate.plan import Batch, Plan, build_plan
-from qmgen.molecules import Molecule
+from qmgen.generate import RunConfig, load_config, planning
+from qmgen.generate.plan import Batch, Plan
+from qmgen.generate.planning import build_plan
+from qmgen.molecules import Molecule, read_molecules
 from tests.generate.runs import HARTREE_FOCK, file_size_limit, write_smiles
 
 # Six programs, mixed.
@@ -85,6 +86,26 @@ def test_every_conformer_is_in_one_batch(
     assert (counts.rejected, counts.unsuited) == (0, 0)
 
 
+def test_programs_share_out_all_molecules(source: Path, tmp_path: Path) -> None:
+    config = config_of()
+    made = build_plan(source, tmp_path / "plan.sqlite", config)
+    expected = Counter(
+        program_shape(molecule.atomic_numbers, config.dft)
+        for molecule in read_molecules(source)
+        if isinstance(molecule, Molecule)
+    )
+    programs = made.programs()
+    assert Counter(p.molecules for p in programs) == Counter(expected.values())
+    assert [p.conformers for p in programs] == sorted(5 * n for n in expected.values())[::-1]
+    for program in programs:
+        ends = [
+            Molecule.from_json(made.molecule_json(number))
+            for number in (program.first, program.last)
+        ]
+        assert len({program_shape(m.atomic_numbers, config.dft) for m in ends}) == 1
+        assert (program.first == program.last) == (program.molecules == 1)
+
+
 def test_a_molecule_beyond_a_batch_is_cut(tmp_path: Path) -> None:
     source = write_smiles(tmp_path / "one.smi", {"O": "water"})
     made = build_plan(source, tmp_path / "plan.sqlite", config_of(10, 4))
@@ -110,7 +131,7 @@ def test_windows_keep_the_order_of_the_input(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: int
 ) -> None:
     """Each window holds the next three molecules, for 5 conformers each, and none is in two."""
-    monkeypatch.setattr(plan, constant, value)
+    monkeypatch.setattr(planning, constant, value)
     made = build_plan(source, tmp_path / "plan.sqlite", config_of())
     windows = [
         sorted({part.number for batch in window for part in made.batch(batch).slices})
@@ -230,9 +251,11 @@ def test_label_failures_replace_those_of_an_earlier_attempt(source: Path, tmp_pa
     (rejected,) = made.failures()
     old = Failure(1, "", "O", 2, "label", "too hot")
     new = [Failure(2, "", "N", i, "embed", "too cold") for i in (3, 1)]
-    made.replace_label_failures(iter([old]))
+    made.add_label_failures([old])
     assert list(made.failures()) == [old, rejected]
-    made.replace_label_failures(iter(new))
+    made.forget_label_failures()
+    for failure in new:
+        made.add_label_failures([failure])
     # Ordered by line and conformer, whatever the order in which they came.
     assert list(made.failures()) == [new[1], new[0], rejected]
     assert made.counts().rejected == 1
@@ -242,13 +265,10 @@ def test_many_failures_while_the_plan_is_being_read(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite locks the file once a transaction outgrows its cache of 2 MB; 13 MB come here."""
-    monkeypatch.setattr(plan, "_WINDOW_MOLECULES", 3)
+    monkeypatch.setattr(planning, "_WINDOW_MOLECULES", 3)
     made = build_plan(source, tmp_path / "plan.sqlite", config_of())
     windows = sum(1 for _ in made.windows())
-    failures = (
-        Failure(1, "", "O", i, "label", "x" * 1000)
-        for window, _ in enumerate(made.windows())
-        for i in range(2600 * window, 2600 * (window + 1))
-    )
-    made.replace_label_failures(failures)
+    for window, _ in enumerate(made.windows()):
+        numbers = range(2600 * window, 2600 * (window + 1))
+        made.add_label_failures(Failure(1, "", "O", i, "label", "x" * 1000) for i in numbers)
     assert [f.conformer for f in made.failures()] == list(range(2600 * windows))

@@ -1,10 +1,14 @@
 """Whole runs: the store they make, what they refuse, and who may do the work."""
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
+import prometheus_client
 import pytest
+from distributed import Client
+from scipy import constants
 
 from qmgen.dataset import config_hash, file_sha256, open_dataset, store_digest
 from qmgen.errors import (
@@ -17,7 +21,7 @@ from qmgen.generate import RunConfig, generate, load_config, validate
 from qmgen.generate.parts import part_path, save_part
 from qmgen.generate.plan import Plan
 from qmgen.generate.worker import label_batch
-from qmgen.molecules import embed_conformers, molecule_from_smiles
+from qmgen.molecules import embed_conformers, mmff94, molecule_from_smiles
 from qmgen.units import BOHR_PER_ANGSTROM
 from tests.generate.conftest import Finished, Long
 from tests.generate.runs import HARTREE_FOCK, ONE_PROGRAM, abandon, write_smiles
@@ -302,3 +306,91 @@ def test_a_damaged_batch_is_done_again(scheduler: str, tmp_path: Path) -> None:
     summary = generate(source, output, config)
     assert (summary.resumed_batches, summary.batches) == (2, len(ONE_PROGRAM))
     assert store_digest(output) == store_digest(clean.path)
+
+
+def test_a_run_tells_what_it_does(scheduler: str, tmp_path: Path) -> None:
+    """In its log, over two attempts, and on the scheduler's metrics page."""
+    molecules = {"C": "", "CC": "", "[He]": "", "CO": ""}
+    source = write_smiles(tmp_path / "molecules.smi", molecules)
+    config = load_config(
+        None,
+        {
+            "": {"method": "mmff94", "batch_conformers": 3},
+            "conformers": {"per_molecule": 3},
+            "cluster": {"scheduler": scheduler},
+        },
+    )
+    log = tmp_path / "log.jsonl"
+    abandon(source, tmp_path / "store", config)
+    save_part(
+        tmp_path / "store" / "parts",
+        0,
+        label_batch(Plan(tmp_path / "store" / "plan.sqlite").batch(0), config, 1),
+    )
+    generate(source, tmp_path / "store", config, log=log)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", *["batch"] * 3, "end"]
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    assert (events[0]["molecules"], events[0]["conformers"], events[-1]["conformers"]) == (4, 12, 9)
+    batches = {event["batch"]: event for event in events[1:-1]}
+    assert sorted(batches) == [1, 2, 3]
+    assert sorted(event["conformers"] for event in batches.values()) == [0, 3, 3]
+    (failure,) = [failure for event in batches.values() for failure in event["failures"]]
+    assert (failure["line"], failure["stage"]) == (3, "label")
+    with Client(scheduler, set_as_default=False) as client:
+        page = client.run_on_scheduler(metrics_page)
+    assert "qmgen_conformers_committed 12.0" in page
+    assert "qmgen_conformers_planned 12.0" in page
+
+
+def metrics_page() -> str:
+    return prometheus_client.generate_latest().decode()
+
+
+@pytest.mark.slow
+def test_a_molecule_that_takes_too_long_is_recorded(tmp_path: Path) -> None:
+    """A thousand conformers of a long chain take RDKit many times the four seconds."""
+    source = write_smiles(tmp_path / "molecules.smi", {"C": "", "C" * 40: "", "CO": ""})
+    config = load_config(
+        None,
+        {
+            "": {"method": "mmff94", "batch_conformers": 1000},
+            "conformers": {"per_molecule": 1000},
+            "cluster": {"workers": 1, "batch_hours": 4 / 3600},
+        },
+    )
+    summary = generate(source, tmp_path / "store", config)
+    dataset = open_dataset(summary.path)
+    assert dataset.column("smile", [0, -1]).tolist() == ["C", "CO"]
+    assert len(dataset) == 2000
+    (failure,) = dataset.failures()
+    assert (failure.line, failure.stage) == (2, "label")
+    assert "most likely out of memory or time" in failure.reason
+
+
+def test_labels_of_a_force_field(scheduler: str, tmp_path: Path) -> None:
+    source = write_smiles(tmp_path / "molecules.smi", {"CCO": "", "[CH3]": "radical", "[He]": ""})
+    config = load_config(
+        None,
+        {
+            "": {"method": "mmff94", "seed": 7},
+            "labels": {"forces": True},
+            "conformers": {"per_molecule": 4},
+            "cluster": {"scheduler": scheduler},
+        },
+    )
+    dataset = open_dataset(generate(source, tmp_path / "store", config).path)
+    molecule = molecule_from_smiles("CCO")
+    positions_angstrom = embed_conformers(molecule, config.conformers, 7)
+    energies, gradients = mmff94(molecule, positions_angstrom)
+    row = dataset.molecule(0)
+    # 1 kcal/mol = 4184 J/mol by definition.
+    hartree = constants.physical_constants["Hartree energy"][0] * constants.N_A / 4184
+    bohr = constants.physical_constants["Bohr radius"][0] * 1e10
+    assert row["energy"] == pytest.approx(energies / hartree, rel=1e-8)
+    assert row["forces"] == pytest.approx(-gradients / hartree * bohr, rel=1e-8, abs=1e-12)
+    assert row["converged"].all()
+    assert np.isnan([row["homo"], row["lumo"], row["gap"]]).all()
+    assert any("MMFF94" in note for note in dataset.metadata.notes)
+    with pytest.raises(StoreError, match="mmff94, which PySCF does not have"):
+        validate(dataset, 2)
