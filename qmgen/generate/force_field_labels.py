@@ -1,6 +1,6 @@
 """Energies and forces of a molecule's conformers by MMFF94, as a record of the dataset.
 
-A thousand times as cheap as DFT: for pre-training, and to try a run of millions of conformers.
+Cheap beside DFT: for pre-training, and to rehearse a run of millions of conformers.
 """
 
 import numpy as np
