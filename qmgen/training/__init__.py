@@ -2,6 +2,9 @@
 
 from qmgen.training import _backend as _backend  # isort: skip  # reports a missing extra
 
+from qmgen.training.batches import pyg_batch as pyg_batch
+from qmgen.training.batches import schnetpack_batch as schnetpack_batch
+from qmgen.training.batches import tensor_batch as tensor_batch
 from qmgen.training.calculator import ModelCalculator as ModelCalculator
 from qmgen.training.checkpoint import load_model as load_model
 from qmgen.training.config import TrainConfig as TrainConfig
@@ -30,6 +33,7 @@ from qmgen.training.selection import select_rows as select_rows
 from qmgen.training.standardise import Scaling as Scaling
 from qmgen.training.standardise import Standardisation as Standardisation
 from qmgen.training.standardise import fit_standardisation as fit_standardisation
+from qmgen.training.stream import BatchStream as BatchStream
 from qmgen.training.subset import training_subset as training_subset
 from qmgen.training.targets import TARGETS as TARGETS
 from qmgen.training.task import PropertyTask as PropertyTask
