@@ -2,6 +2,7 @@
 
 from qmgen.training import _backend as _backend  # isort: skip  # reports a missing extra
 
+from qmgen.training.ase_atoms import iter_atoms as iter_atoms
 from qmgen.training.batches import pyg_batch as pyg_batch
 from qmgen.training.batches import schnetpack_batch as schnetpack_batch
 from qmgen.training.batches import tensor_batch as tensor_batch
@@ -15,6 +16,8 @@ from qmgen.training.data import ConformerStream as ConformerStream
 from qmgen.training.evaluation import GroupErrors as GroupErrors
 from qmgen.training.evaluation import evaluate as evaluate
 from qmgen.training.evaluation import write_evaluation as write_evaluation
+from qmgen.training.export_ase import export_ase_database as export_ase_database
+from qmgen.training.export_ase import export_extxyz as export_extxyz
 from qmgen.training.model import PropertyModel as PropertyModel
 from qmgen.training.model import build_model as build_model
 from qmgen.training.prediction import predict as predict
