@@ -164,7 +164,7 @@ def batch_loader(
     block_rows: int = 2048,
     window_blocks: int = 16,
     equal_batches: bool = False,
-    prefetch: int = 4,
+    prefetch: int | None = None,
 ) -> BatchLoader:
     """Prepare to read a dataset batch by batch.
 
@@ -194,8 +194,9 @@ def batch_loader(
         that wait for each other at each step need. What is left over, fewer than ``shards *
         (batch_size + 1)`` rows, is left out of the epoch; another epoch leaves out others. By
         default every row comes, and shards differ by at most one batch, the first having more.
-    prefetch : int
-        Batches that a thread makes ahead; 0 for no thread.
+    prefetch : int, optional
+        Batches that a thread makes ahead; 0 for no thread. By default half a window, so that the
+        next one is read while they are used.
 
     Returns
     -------
@@ -217,11 +218,13 @@ def batch_loader(
     for name, value, least in (
         ("batch_size", batch_size, 1),
         ("window_blocks", window_blocks, 1),
-        ("prefetch", prefetch, 0),
+        ("prefetch", prefetch or 0, 0),
         ("seed", seed or 0, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, not {value}")
+    if prefetch is None:
+        prefetch = max(2, block_rows * window_blocks // 2 // batch_size)
     names = dataset.columns if columns is None else tuple(columns)
     dataset.batch([], names)  # checks the names
     mask = mask_rows(dataset, block_rows, split=split, converged_only=converged_only, labels=labels)

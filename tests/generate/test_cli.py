@@ -283,19 +283,6 @@ def test_export(qmgen: Command, finished: Finished, tmp_path: Path) -> None:
     assert "exists" in clear_message(qmgen("export", finished.path, file))
 
 
-def test_export_in_other_formats(qmgen: Command, finished: Finished, tmp_path: Path) -> None:
-    number = len(open_dataset(finished.path).indices())
-    for kind, name in (("huggingface", "hub"), ("extxyz", "all.xyz"), ("ase", "all.db")):
-        done = qmgen("export", finished.path, tmp_path / name, "--format", kind)
-        assert done.returncode == 0, done.stderr
-        assert f" rows written to {tmp_path / name}" in done.stdout.replace("\n", " ")
-        if kind != "ase":
-            assert f"{number} rows written" in done.stdout
-        assert (tmp_path / name).exists()
-    message = clear_message(qmgen("export", finished.path, tmp_path / "x", "--split", "train"))
-    assert "--split is for extxyz and ase" in message
-
-
 def test_generating_never_imports_torch(
     environment: dict[str, str], finished: Finished, scheduler: str, tmp_path: Path
 ) -> None:
