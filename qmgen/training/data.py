@@ -172,7 +172,7 @@ class ConformerStream(torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for window in self._windows(number, workers):
-            structures = torch.utils.data.ConcatDataset(
+            structures: torch.utils.data.ConcatDataset[Inputs] = torch.utils.data.ConcatDataset(
                 [
                     ConformerDataset(
                         self._dataset,

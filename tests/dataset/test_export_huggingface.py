@@ -74,7 +74,7 @@ def test_hugging_face_loads_it(exported, dataset, tmp_path, monkeypatch):
 
 def test_large_splits_have_several_files(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("qmgen.dataset.huggingface._BLOCK_ROWS", 20)
-    export_huggingface(dataset, tmp_path / "hub", file_rows=15)
+    export_huggingface(dataset, tmp_path / "hub", file_rows=3)
     files = sorted((tmp_path / "hub" / "data").glob("train-*.parquet"))
     assert len(files) > 2
     assert files[-1].name == f"train-{len(files) - 1:05d}-of-{len(files):05d}.parquet"
