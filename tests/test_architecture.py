@@ -32,6 +32,7 @@ ALLOWED = {
 CONFINED = {
     "rdkit": {"molecules"},
     "torch": {"training"},
+    "torch_geometric": {"training"},
     "schnetpack": {"training"},
     "pytorch_lightning": {"training"},
     "lightning": {"training"},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qmgen.cli import evaluation, training
+from qmgen.cli import evaluation, exporting, training
 from qmgen.cli.application import (
     StorePath,
     app,
@@ -271,20 +271,7 @@ def info(
     print_failures(store, limit=None if failures else 0)
 
 
-@app.command()
-def export(
-    store: StorePath, parquet: Annotated[Path, typer.Argument(help="Parquet file to make.")]
-) -> None:
-    """Write the columns of the published QM1B dataset, in its units, to a Parquet file."""
-    from qmgen.dataset import export_qm1b, open_dataset
-
-    counts = export_qm1b(open_dataset(store), parquet)
-    say(
-        f"{counts.written} rows written to {parquet}, {counts.skipped} skipped (not converged "
-        "or without gap)"
-    )
-
-
+app.command()(exporting.export)
 app.command()(training.train)
 app.command()(training.predict)
 app.command(name="import-qm9")(evaluation.import_qm9)

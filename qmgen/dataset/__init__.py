@@ -5,6 +5,9 @@ from qmgen.dataset.batch import Batch as Batch
 from qmgen.dataset.digest import store_digest as store_digest
 from qmgen.dataset.export import ExportCounts as ExportCounts
 from qmgen.dataset.export import export_qm1b as export_qm1b
+from qmgen.dataset.huggingface import export_huggingface as export_huggingface
+from qmgen.dataset.loading import BatchLoader as BatchLoader
+from qmgen.dataset.loading import batch_loader as batch_loader
 from qmgen.dataset.metadata import ImportedLabels as ImportedLabels
 from qmgen.dataset.metadata import Provenance as Provenance
 from qmgen.dataset.metadata import Record as Record
@@ -12,8 +15,12 @@ from qmgen.dataset.metadata import StoreMetadata as StoreMetadata
 from qmgen.dataset.metadata import json_schemas as json_schemas
 from qmgen.dataset.metadata import schema_text as schema_text
 from qmgen.dataset.metadata import write_schema as write_schema
+from qmgen.dataset.output import written_beside as written_beside
 from qmgen.dataset.packed import pack_symmetric as pack_symmetric
 from qmgen.dataset.packed import unpack_symmetric as unpack_symmetric
+from qmgen.dataset.padding import PaddedBatch as PaddedBatch
+from qmgen.dataset.padding import pad_batch as pad_batch
+from qmgen.dataset.padding import padded_batches as padded_batches
 from qmgen.dataset.provenance import collect_provenance as collect_provenance
 from qmgen.dataset.provenance import config_hash as config_hash
 from qmgen.dataset.provenance import file_sha256 as file_sha256

@@ -1,11 +1,13 @@
 """Several conformers read together: plain columns, ragged ones flat with offsets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int64
 
+from qmgen.dataset.gather import ragged_rows
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.schema import COLUMNS
 
@@ -73,3 +75,43 @@ class Batch:
             offsets = self.offsets(name)
             values[name] = column[k] if offsets is None else column[offsets[k] : offsets[k + 1]]
         return values
+
+    def take(self, places: Int64[np.ndarray, " m"]) -> "Batch":
+        """Give some of the rows as a batch of their own, copied.
+
+        Parameters
+        ----------
+        places : Int64[m]
+            Places in this batch, not negative, in any order.
+        """
+        atoms, atom_offset = _elements(self.atom_offset, places)
+        orbitals, orbital_offset = _elements(self.orbital_offset, places)
+        elements = {None: places, "atom_offset": atoms, "orbital_offset": orbitals}
+        if any(COLUMNS[name].offset == "pair_offset" for name in self.columns):
+            elements["pair_offset"], _ = _elements(self.pair_offset, places)
+        return Batch(
+            self.rows[places],
+            np.diff(atom_offset),
+            atom_offset,
+            orbital_offset,
+            {name: values[elements[COLUMNS[name].offset]] for name, values in self.columns.items()},
+        )
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Put the rows of batches with the same columns, at least one, one after the other."""
+    n_atoms = np.concatenate([batch.n_atoms for batch in batches])
+    n_orbitals = np.concatenate([np.diff(batch.orbital_offset) for batch in batches])
+    return Batch(
+        np.concatenate([batch.rows for batch in batches]),
+        n_atoms,
+        np.concatenate([[0], np.cumsum(n_atoms)]),
+        np.concatenate([[0], np.cumsum(n_orbitals)]),
+        {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0].columns},
+    )
+
+
+def _elements(
+    offset: Int64[np.ndarray, " bounds"], places: Int64[np.ndarray, " m"]
+) -> tuple[Int64[np.ndarray, " total"], Int64[np.ndarray, " m+1"]]:
+    return ragged_rows(offset[places], offset[places + 1])

@@ -1,7 +1,6 @@
 """Writes a dataset as a Parquet file with the columns and units of the published QM1B."""
 
 import os
-import uuid
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qmgen.dataset.batch import Batch
+from qmgen.dataset.output import written_beside
 from qmgen.dataset.reader import Dataset
-from qmgen.errors import StoreError
 from qmgen.units import EV_PER_HARTREE
 
 _SYMBOLS = (
@@ -79,22 +78,8 @@ def export_qm1b(dataset: Dataset, parquet_path: str | os.PathLike[str]) -> Expor
     StoreError
         The file exists, or the disk is full or unwritable.
     """
-    path = Path(os.path.abspath(parquet_path))
-    if os.path.lexists(path):
-        raise StoreError(f"{path} exists; delete it or choose another output")
-    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
-    try:
-        written = _write(dataset, temporary)
-        temporary.rename(path)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"writing {path} failed: {error.strerror or error}; free disk space or choose "
-            "another output"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_beside(parquet_path) as path:
+        written = _write(dataset, path)
     return ExportCounts(written, len(dataset) - written)
 
 

@@ -2,6 +2,10 @@
 
 from qmgen.training import _backend as _backend  # isort: skip  # reports a missing extra
 
+from qmgen.training.ase_atoms import iter_atoms as iter_atoms
+from qmgen.training.batches import pyg_batch as pyg_batch
+from qmgen.training.batches import schnetpack_batch as schnetpack_batch
+from qmgen.training.batches import tensor_batch as tensor_batch
 from qmgen.training.calculator import ModelCalculator as ModelCalculator
 from qmgen.training.checkpoint import load_model as load_model
 from qmgen.training.config import TrainConfig as TrainConfig
@@ -12,6 +16,8 @@ from qmgen.training.data import ConformerStream as ConformerStream
 from qmgen.training.evaluation import GroupErrors as GroupErrors
 from qmgen.training.evaluation import evaluate as evaluate
 from qmgen.training.evaluation import write_evaluation as write_evaluation
+from qmgen.training.export_ase import export_ase_database as export_ase_database
+from qmgen.training.export_ase import export_extxyz as export_extxyz
 from qmgen.training.model import PropertyModel as PropertyModel
 from qmgen.training.model import build_model as build_model
 from qmgen.training.prediction import predict as predict
@@ -30,6 +36,7 @@ from qmgen.training.selection import select_rows as select_rows
 from qmgen.training.standardise import Scaling as Scaling
 from qmgen.training.standardise import Standardisation as Standardisation
 from qmgen.training.standardise import fit_standardisation as fit_standardisation
+from qmgen.training.stream import BatchStream as BatchStream
 from qmgen.training.subset import training_subset as training_subset
 from qmgen.training.targets import TARGETS as TARGETS
 from qmgen.training.task import PropertyTask as PropertyTask

@@ -1,22 +1,22 @@
 """Feeds the conformers of a store to a network."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from schnetpack.data import AtomsLoader
 
 from qmgen.dataset import Dataset
+from qmgen.dataset.shuffling import Piece, Window, WindowOrder, shard_bounds
 from qmgen.training.config import TrainConfig
 from qmgen.training.inputs import Inputs, label_key, make_loader, structure_inputs
 from qmgen.training.neighbors import NeighborList
 from qmgen.training.order import ShuffledRows, batches_of_worker
 from qmgen.training.selection import Selection, blocks_of, select_rows
-from qmgen.training.splits import BLOCK_ROWS, split_codes
+from qmgen.training.splits import split_codes
 from qmgen.training.standardise import Standardisation, fit_standardisation
 from qmgen.training.subset import training_subset
 from qmgen.training.targets import SCALARS, TARGETS, Target
@@ -129,10 +129,10 @@ class StreamOrder:
 
 
 class ConformerStream(torch.utils.data.IterableDataset):
-    """Conformers read from the store block by block, for stores that don't fit in memory.
+    """Conformers read from the store window by window, for stores that don't fit in memory.
 
-    Each worker process takes its own blocks. One block is in memory at a time a process, beside
-    the selection.
+    Each worker process takes its own part of the rows (see `qmgen.dataset.shuffling`). One window
+    of `window_blocks` blocks is in memory at a time a process, beside the selection.
 
     Parameters
     ----------
@@ -143,9 +143,11 @@ class ConformerStream(torch.utils.data.IterableDataset):
     standardisation, neighbor_list
         As for `ConformerDataset`.
     order : StreamOrder, optional
-        Shuffles blocks, and rows within each; one pass in stored order by default.
+        Shuffles; one pass in stored order by default.
     block_rows : int
-        Rows a block; at least a chunk of the store, or chunks are decoded twice.
+        Neighbouring rows that are read together.
+    window_blocks : int
+        Blocks that are mixed.
     """
 
     def __init__(
@@ -155,7 +157,8 @@ class ConformerStream(torch.utils.data.IterableDataset):
         standardisation: Standardisation,
         neighbor_list: NeighborList,
         order: StreamOrder | None = None,
-        block_rows: int = BLOCK_ROWS,
+        block_rows: int = 2048,
+        window_blocks: int = 8,
     ) -> None:
         self._dataset = dataset
         self._selection = selection
@@ -163,62 +166,61 @@ class ConformerStream(torch.utils.data.IterableDataset):
         self._neighbor_list = neighbor_list
         self._order = order
         self._block_rows = block_rows
+        self._window_blocks = window_blocks
 
     def __iter__(self) -> Iterator[Inputs]:
         worker = torch.utils.data.get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        for start, places in self._parts(number, workers):
-            block = ConformerDataset(
-                self._dataset,
-                self._selection.take(slice(start, start + self._block_rows)),
-                self._standardisation,
-                self._neighbor_list,
+        for window in self._windows(number, workers):
+            structures: torch.utils.data.ConcatDataset[Inputs] = torch.utils.data.ConcatDataset(
+                [
+                    ConformerDataset(
+                        self._dataset,
+                        self._selection.take(self._rows(piece)),
+                        self._standardisation,
+                        self._neighbor_list,
+                    )
+                    for piece in window.pieces
+                ]
             )
-            for place in places.tolist():
-                yield block[place]
+            for place in window.places.tolist():
+                yield structures[place]
 
-    def _parts(self, worker: int, workers: int) -> Iterator[tuple[int, Int64[np.ndarray, " part"]]]:
-        """Give the blocks of a process by their first row, and the places to take from each."""
-        starts = np.arange(0, len(self._selection), self._block_rows)
-        if self._order is None:
-            for start in starts[worker::workers].tolist():
-                yield start, np.arange(self._size(start))
-            return
+    def _windows(self, worker: int, workers: int) -> Iterator[Window]:
+        """Give what a process reads, and the places to take from it."""
         order = self._order
-        if order.steps is None:
-            for start in self._blocks(starts, order.epoch, worker, workers):
-                yield start, self._shuffled(start, order.epoch)
+        starts = np.arange(0, len(self._selection), self._block_rows)
+        sizes = np.minimum(self._block_rows, len(self._selection) - starts)
+        seed = None if order is None else order.seed
+
+        def windows(epoch: int, shard: int, skip: int = 0) -> Iterator[Window]:
+            return WindowOrder(self._window_blocks, seed, epoch, shard, workers).windows(
+                sizes, skip
+            )
+
+        if order is None or order.steps is None:
+            yield from windows(0 if order is None else order.epoch, worker)
             return
-        workers = min(workers, len(starts))  # further ones have no block, and nothing to give
+        workers = min(workers, len(self._selection))  # further ones have no row to give
         if worker >= workers:
             return
         process, before, now = batches_of_worker(worker, workers, order.epoch, order.steps)
-        skip, left = before * order.batch_size, now * order.batch_size
-        for number in count():
-            for start in self._blocks(starts, number, process, workers):
+        left = now * order.batch_size
+        rows = shard_bounds(len(self._selection), process, workers)[1]
+        # What earlier epochs have used up is not read.
+        number, skip = divmod(before * order.batch_size, rows)
+        while left:
+            for window in windows(number, process, skip):
+                places = window.places[:left]
+                yield replace(window, places=places)
+                left -= len(places)
                 if not left:
                     return
-                # Blocks that earlier epochs have used up are not read.
-                places = self._shuffled(start, number)[skip : skip + left]
-                skip = max(0, skip - self._size(start))
-                left -= len(places)
-                if len(places):
-                    yield start, places
+            number, skip = number + 1, 0
 
-    def _blocks(
-        self, starts: Int64[np.ndarray, " nblock"], number: int, worker: int, workers: int
-    ) -> list[int]:
-        assert self._order is not None
-        shuffled = np.random.default_rng([self._order.seed, number]).permutation(starts)
-        return shuffled[worker::workers].tolist()
-
-    def _shuffled(self, start: int, number: int) -> Int64[np.ndarray, " size"]:
-        assert self._order is not None
-        generator = np.random.default_rng([self._order.seed, number, start])
-        return generator.permutation(self._size(start))
-
-    def _size(self, start: int) -> int:
-        return min(self._block_rows, len(self._selection) - start)
+    def _rows(self, piece: Piece) -> slice:
+        block, first, stop = piece
+        return slice(block * self._block_rows + first, block * self._block_rows + stop)
 
 
 class ConformerDataModule(pl.LightningDataModule):

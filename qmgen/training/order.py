@@ -67,9 +67,23 @@ def batches_of_worker(worker: int, workers: int, epoch: int, steps: int) -> tupl
         is to give now.
     """
     before = epoch * steps
+    process, given = place_of_worker(worker, workers, before)
+    return process, given, _given(process, workers, before + steps) - given
+
+
+def place_of_worker(worker: int, workers: int, before: int) -> tuple[int, int]:
+    """Say which process a loader's one stands for, and how many batches that one has given.
+
+    Parameters
+    ----------
+    worker, workers : int
+        Number of the loader's process, and how many there are.
+    before : int
+        Batches that were given in all.
+    """
     process = (worker + before) % workers
+    return process, _given(process, workers, before)
 
-    def given(number: int) -> int:
-        return (number - process + workers - 1) // workers
 
-    return process, given(before), given(before + steps) - given(before)
+def _given(process: int, workers: int, batches: int) -> int:
+    return (batches - process + workers - 1) // workers

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from qmgen.dataset import Batch, Dataset
+from qmgen.dataset.row_mask import finite_rows
 from qmgen.errors import InputError
 from qmgen.training.splits import BLOCK_ROWS, blocks_of_split
 from qmgen.training.targets import SCALARS, TARGETS, Target
@@ -145,14 +146,9 @@ def blocks_of(
 
 def labelled(block: Batch, targets: Sequence[Target]) -> Bool[np.ndarray, " n"]:
     """Tell which rows have every label; the dipole of a charged molecule counts as none."""
-    keep = np.ones(len(block), dtype=bool)
-    for target in targets:
-        finite = np.isfinite(block[target])
-        if target == "forces":
-            finite = np.logical_and.reduceat(finite.all(axis=1), block.atom_offset[:-1])
-        elif target == "dipole":
-            finite = finite.all(axis=1) & (block["charge"] == 0)
-        keep &= finite
+    keep = finite_rows(block, targets)
+    if "dipole" in targets:
+        keep &= block["charge"] == 0
     return keep
 
 

@@ -4,7 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from qmgen.cli import app
-from qmgen.errors import ConfigError
+from qmgen.dataset import open_dataset
+from qmgen.errors import ConfigError, InputError
 from qmgen.training import load_model
 
 SMALL = "n_atom_basis: 8\nn_interactions: 1\nn_rbf: 5\naccelerator: cpu\nepochs: 50\n"
@@ -49,3 +50,22 @@ def test_gap_is_the_default(store, tmp_path):
     settings.write_text("epochs: nine\n")
     with pytest.raises(ConfigError, match=r"train\.yaml: epochs"):
         _run("train", store, "--config", settings, "--out", tmp_path / "other")
+
+
+def test_export(force_store, tmp_path):
+    dataset = open_dataset(force_store)
+    numbers = {part: len(dataset.indices(part)) for part in (None, "train")}
+    for kind, name, options, number in (
+        ("extxyz", "all.xyz", (), numbers[None]),
+        ("ase", "train.db", ("--split", "train"), numbers["train"]),
+        ("huggingface", "hub", ("--license", "cc-by-4.0"), numbers[None]),
+    ):
+        out = tmp_path / name
+        said = _run("export", force_store, out, "--format", kind, *options)
+        assert said.startswith(f"{number} rows written to {out}, {len(dataset) - number} skipped")
+        assert out.exists()
+    assert "license: cc-by-4.0" in (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="--split is for extxyz and ase"):
+        _run("export", force_store, tmp_path / "x", "--split", "train")
+    with pytest.raises(InputError, match="--license is for huggingface"):
+        _run("export", force_store, tmp_path / "x", "--license", "mit", "--format", "ase")

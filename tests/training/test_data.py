@@ -108,7 +108,8 @@ def _stream(module, store, small_config, order=None):
         module.standardisation,
         NeighborList.of(small_config),
         order,
-        block_rows=30,
+        block_rows=15,
+        window_blocks=4,
     )
 
 
