@@ -296,7 +296,7 @@ def _space(sample: Batch, formulas: _Formulas, seed: int) -> dict[str, Any] | No
     titles = [f"component {i + 1} ({100 * part:.1f} %)" for i, part in enumerate(explained)]
     return {
         "molecules": len(points),
-        "chart": scatter_chart(points, *titles, label),
+        "chart": scatter_chart(points, titles[0], titles[1], label),
         "legend": colour_legend(low, high, "HOMO-LUMO gap (eV)") if high > low else "",
         "explained": float(explained.sum()),
     }
