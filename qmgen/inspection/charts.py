@@ -15,7 +15,17 @@ from qmgen.inspection.histogram import Histogram
 from qmgen.inspection.quantities import Scale
 
 # Anchors of Matplotlib's viridis, between which colours are interpolated.
-_VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+_VIRIDIS = (
+    (68, 1, 84),
+    (71, 45, 123),
+    (59, 82, 139),
+    (44, 114, 142),
+    (33, 145, 140),
+    (40, 174, 128),
+    (94, 201, 98),
+    (173, 220, 48),
+    (253, 231, 37),
+)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 12.0, 10.0, 40.0
 _LETTER = 6.5
@@ -108,7 +118,7 @@ def histogram_chart(data: Histogram, title: str, unit: str) -> Markup:
     x = _Axis(low, high, _LEFT, width - _RIGHT, data.scale)
     y = _Axis(0.0, float(max(data.counts.max(), 1)), height - _BOTTOM, _TOP, "integer")
     marks = []
-    for low, high, count in zip(edges, edges[1:], data.counts.tolist(), strict=False):
+    for low, high, count in zip(edges[:-1], edges[1:], data.counts.tolist(), strict=True):
         if not count:
             continue
         if data.scale == "integer" and high - low == 1:
@@ -116,7 +126,7 @@ def histogram_chart(data: Histogram, title: str, unit: str) -> Markup:
         else:
             where = f"{number_text(low)} to {number_text(high)} {unit}"
         marks.append(
-            _bar(x.place(low), x.place(high), y.place(count), height - _BOTTOM, where, count)
+            _bar(x.place(low), x.place(high), y.place(float(count)), height - _BOTTOM, where, count)
         )
     label = (
         f"Histogram of {title}: {data.size} values from {number_text(data.minimum)} to "
@@ -135,7 +145,7 @@ def bar_chart(names: Sequence[str], counts: Sequence[int], title: str) -> Markup
     every = max(1, math.ceil(len(names) * 3 * _LETTER / (width - _LEFT - _RIGHT)))
     for i, (name, count) in enumerate(zip(names, counts, strict=True)):
         left = _LEFT + i * step
-        body += _bar(left, left + step, y.place(count), height - _BOTTOM, name, count)
+        body += _bar(left, left + step, y.place(float(count)), height - _BOTTOM, name, count)
         if i % every == 0:
             body += _text(left + step / 2, height - _BOTTOM + 15, name, "middle")
     body += _text((_LEFT + width - _RIGHT) / 2, height - 6, title, "middle", "axis-title")
@@ -167,15 +177,15 @@ def scatter_chart(
 def colour_legend(low: float, high: float, title: str) -> Markup:
     """Draw the colour scale between two values."""
     stops = Markup("").join(
-        Markup('<stop offset="{}%" stop-color="{}"/>').format(25 * i, colour(i / 4))
-        for i in range(5)
+        Markup('<stop offset="{}%" stop-color="{}"/>').format(12.5 * i, colour(i / 8))
+        for i in range(9)
     )
     body = (
         Markup('<defs><linearGradient id="viridis">{}</linearGradient></defs>').format(stops)
         + Markup('<rect x="0" y="4" width="220" height="10" rx="3" fill="url(#viridis)"/>')
-        + _text(0, 30, number_text(low), "start")
-        + _text(110, 30, title, "middle", "axis-title")
-        + _text(220, 30, number_text(high), "end")
+        + _text(0.0, 30.0, number_text(low), "start")
+        + _text(110.0, 30.0, title, "middle", "axis-title")
+        + _text(220.0, 30.0, number_text(high), "end")
     )
     text = f"Colours: {title} from {number_text(low)} to {number_text(high)}"
     return Markup(

@@ -30,7 +30,7 @@ class Composition:
 
 
 def composition(
-    numbers: Integer[np.ndarray, " total"], atom_offset: Int64[np.ndarray, " n+1"]
+    numbers: Integer[np.ndarray, " total"], atom_offset: Int64[np.ndarray, " bounds"]
 ) -> Composition:
     """Count elements in molecules whose atomic numbers are flat, cut by offsets."""
     elements, inverse = np.unique(numbers.astype(np.int64), return_inverse=True)

@@ -21,10 +21,10 @@ class Histogram:
 
     Attributes
     ----------
-    edges : Float[nbin + 1]
-        Bounds of the bins.
     counts : Int64[nbin]
         Values in each bin; the last one has its upper bound, too.
+    edges : Float[nbin + 1]
+        Bounds of the bins.
     beyond : int
         Finite values outside the bins; on a logarithmic axis zeros are.
     missing : int
@@ -35,8 +35,8 @@ class Histogram:
         Axis.
     """
 
-    edges: Float[np.ndarray, " nbin+1"]
     counts: Int64[np.ndarray, " nbin"]
+    edges: Float[np.ndarray, " nbin+1"]
     beyond: int
     missing: int
     minimum: float
@@ -87,7 +87,7 @@ def histogram(values: Float[np.ndarray, " n"], scale: Scale = "linear") -> Histo
     )
 
 
-def _equal_bins(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " nbin+1"]:
+def _equal_bins(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " nedge"]:
     low, high = float(values.min()), float(values.max())
     inner_low, inner_high = (float(p) for p in np.percentile(values, _CENTRAL_PERCENTILES))
     if 0 < inner_high - inner_low < (high - low) / _SHRINKS:

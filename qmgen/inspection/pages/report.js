@@ -36,7 +36,8 @@
     if (mark) show(mark, event.clientX, event.clientY);
     else hide();
   });
-  document.addEventListener("scroll", hide, { passive: true });
+  // The place that the arrow keys have reached outlives scrolling, the hint beside it does not.
+  document.addEventListener("scroll", () => { hint.hidden = true; }, { passive: true });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") return hide();
     const chart = document.activeElement.closest(".chart");
