@@ -12,7 +12,8 @@ from qmgen.inspection.molecule_index import MoleculeIndex
 from qmgen.molecules import molecule_from_smiles, substructure_test
 
 MAX_MATCHES = 10_000
-_BLOCK = 256
+# A chunk of the store's strings, which is decoded as a whole.
+_BLOCK = 4096
 
 
 class Search:
@@ -40,6 +41,7 @@ class Search:
         self._index = index
         self._fits = _test(kind, query)
         self._found: list[int] = []
+        self._unread: list[str] = []
         self.scanned = 0
 
     @property
@@ -61,14 +63,14 @@ class Search:
         """Look at further molecules for about so long, at one at least."""
         deadline = time.monotonic() + seconds
         while not (self.complete or self.full):
-            places = np.arange(self.scanned, min(self.scanned + _BLOCK, len(self._index)))
-            smiles = self._dataset.column("smile", self._index.row[places])
-            for place, text in zip(places.tolist(), smiles.tolist(), strict=True):
-                if self._fits(text):
-                    self._found.append(place)
-                self.scanned = place + 1
-                if self.full or time.monotonic() >= deadline:
-                    return
+            if not self._unread:
+                rows = self._index.row[self.scanned : self.scanned + _BLOCK]
+                self._unread = self._dataset.column("smile", rows).tolist()[::-1]
+            if self._fits(self._unread.pop()):
+                self._found.append(self.scanned)
+            self.scanned += 1
+            if time.monotonic() >= deadline:
+                return
 
 
 def _test(kind: str, query: str) -> Callable[[str], bool]:

@@ -94,6 +94,7 @@ FAILURES = [
 ]
 
 Write = Callable[..., Dataset]
+_TIMEOUT = 30_000  # ms
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +129,12 @@ def dataset(write: Write) -> Dataset:
     return write(
         some_records(), failures=FAILURES, notes=[f"mind {HOSTILE}"], rejected={HOSTILE: 2}
     )
+
+
+@pytest.fixture(scope="session")
+def molecules(dataset: Dataset) -> list[dict[str, Any]]:
+    """What the reader says of each molecule."""
+    return [dataset.molecule(i) for i in range(dataset.num_molecules)]
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +178,8 @@ def chromium() -> Iterator[Any]:
         pytest.skip(f"no browser on PATH: none of {', '.join(names)}")
     # Root has no sandbox in a container; SwiftShader draws WebGL without a graphics card.
     switches = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    # A busy machine is no failure.
+    playwright.expect.set_options(timeout=_TIMEOUT)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=switches)
         yield browser
@@ -183,7 +192,7 @@ class Visit:
     def __init__(self, browser: Any, **options: Any) -> None:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(_TIMEOUT)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))

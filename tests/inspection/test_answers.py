@@ -1,6 +1,7 @@
 """What the page is told, against the reader and RDKit."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,22 +26,29 @@ def rows_of(given: dict) -> list[int]:
 
 
 def test_index_against_the_reader(
-    dataset: Dataset, write: Write, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset,
+    molecules: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Blocks that end within molecules.
-    monkeypatch.setattr("qmgen.inspection.molecule_index._BLOCK_ROWS", 3)
-    records = [record("CCO", 1, 5), record("O", 2, 2), record("CCC", 3, 4)]
-    records[1].conformers["converged"][:] = False
-    for store in (dataset, write(records)):
-        index = index_molecules(store)
-        assert index.molecule.tolist() == list(range(store.num_molecules))
-        for i in range(len(index)):
-            molecule, rows = store.molecule(i), store.conformers_of(i)
-            energy = np.where(molecule["converged"], molecule["energy"], np.inf)
-            assert index.row[i] == rows[int(energy.argmin())]
-            assert index.count[i] == len(rows)
-            assert SPLITS[index.split[i]] == store[rows[0]]["split"]
-            assert index.charge[i] == molecule["charge"]
+    monkeypatch.setattr("qmgen.inspection.molecule_index._BLOCK_ROWS", 11)
+    index = index_molecules(dataset)
+    assert index.molecule.tolist() == list(range(13))
+    for i, molecule in enumerate(molecules):
+        rows = dataset.conformers_of(i)
+        energy = np.where(molecule["converged"], molecule["energy"], np.inf)
+        assert index.row[i] == rows[int(energy.argmin())]
+        assert index.count[i] == len(rows)
+        assert SPLITS[index.split[i]] == molecule["split"]
+        assert index.charge[i] == molecule["charge"]
+
+
+def test_without_converged_conformer_the_first_one_stands(write: Write) -> None:
+    records = [record("O", 1, 2), record("CCC", 2, 4)]
+    records[0].conformers["converged"][:] = False
+    index = index_molecules(write(records))
+    assert (index.row[0], index.count.tolist()) == (0, [2, 4])
+    assert index.row[1] == 2 + records[1].conformers["energy"].argmin()
 
 
 def test_about(dataset: Dataset, answers: Answers) -> None:
@@ -71,12 +79,11 @@ def test_whole_molecules_in_any_spelling(answers: Answers) -> None:
 
 @pytest.mark.parametrize("descending", ["", "1"])
 def test_sorted_by_the_label_of_the_lowest_conformer(
-    dataset: Dataset, answers: Answers, descending: str
+    molecules: list[dict[str, Any]], answers: Answers, descending: str
 ) -> None:
     given = answers.molecules({"sort": "gap", "descending": descending})
     gaps = {}
-    for i in range(dataset.num_molecules):
-        molecule = dataset.molecule(i)
+    for i, molecule in enumerate(molecules):
         lowest = np.where(molecule["converged"], molecule["energy"], np.inf).argmin()
         gaps[i] = molecule["gap"][lowest] * EV_PER_HARTREE
     known = sorted((i for i in gaps if np.isfinite(gaps[i])), key=gaps.__getitem__)
@@ -89,14 +96,14 @@ def test_sorted_by_the_label_of_the_lowest_conformer(
 
 
 def test_filters_and_pages(
-    dataset: Dataset, answers: Answers, monkeypatch: pytest.MonkeyPatch
+    molecules: list[dict[str, Any]], answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert rows_of(answers.molecules({"charge": "1"})) == [5]
     by_split = {split: rows_of(answers.molecules({"split": split})) for split in SPLITS}
     assert sorted(row for rows in by_split.values() for row in rows) == list(range(13))
     for split, rows in by_split.items():
         assert rows
-        assert {dataset[dataset.conformers_of(i)[0]]["split"] for i in rows} == {split}
+        assert {molecules[i]["split"] for i in rows} == {split}
     monkeypatch.setattr(module, "PAGE_SIZE", 5)
     pages = [answers.molecules({"page": str(i)}) for i in (1, 2, 3)]
     assert [len(page["molecules"]) for page in pages] == [5, 5, 3]
@@ -135,11 +142,14 @@ def test_a_search_stops_at_so_many_matches(
     assert answer["scanned"] < 13
 
 
-def test_only_the_latest_searches_are_kept(dataset: Dataset) -> None:
+def test_only_the_latest_searches_are_kept(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KEPT_SEARCHES", 2)
     answers = Answers(dataset)
-    for i in range(20):
-        answers.molecules({"query": "C" * (i + 1)})
-    assert len(answers._searches) == 8
+    for query in ("C", "N", "C", "O"):
+        answers.molecules({"query": query})
+    assert [query for _, query in answers._searches] == ["C", "O"]
 
 
 @pytest.mark.parametrize(
