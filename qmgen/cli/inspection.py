@@ -30,7 +30,8 @@ def report(
 def browse(
     store: StorePath,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on this machine [default: a free one].")
+        int,
+        typer.Option(min=0, max=65535, help="Port on this machine.", show_default="a free one"),
     ] = 0,
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Show the page in the web browser.")
