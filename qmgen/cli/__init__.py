@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qmgen.cli import evaluation, exporting, training
+from qmgen.cli import evaluation, exporting, inspection, training
 from qmgen.cli.application import (
     StorePath,
     app,
@@ -191,6 +191,9 @@ def validate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that run PySCF [default: one a core].")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file of the outcome to make, for `qmgen report`.")
+    ] = None,
 ) -> None:
     """Recompute a random sample with PySCF itself and compare every label."""
     from dataclasses import replace
@@ -198,11 +201,16 @@ def validate(
     from rich.progress import track
 
     from qmgen.dataset import open_dataset
+    from qmgen.dataset.output import check_output
+    from qmgen.dataset.validation import write_validation
     from qmgen.errors import ValidationError
     from qmgen.generate.cluster import available_cores
     from qmgen.generate.validate import default_tolerances, stored_config
     from qmgen.generate.validate import validate as check
 
+    if out is not None:
+        # A slip should not cost the time that PySCF takes.
+        check_output(out, ".json")
     dataset = open_dataset(store)
     tolerances = default_tolerances(stored_config(dataset))
     if energy_tolerance is not None:
@@ -227,6 +235,9 @@ def validate(
     console.print(table)
     if report.not_converged:
         say(f"PySCF itself did not converge for {report.not_converged} of them")
+    if out is not None:
+        write_validation(report, dataset, out)
+        say(f"outcome in {out}")
     if not report.passed:
         raise ValidationError(
             f"labels of {store} differ from PySCF by more than the tolerance; `qmgen info {store}` "
@@ -277,6 +288,8 @@ app.command()(training.predict)
 app.command(name="import-qm9")(evaluation.import_qm9)
 app.command()(evaluation.evaluate)
 app.command()(evaluation.scaling_law)
+app.command()(inspection.report)
+app.command()(inspection.browse)
 
 
 def main() -> None:

@@ -8,5 +8,4 @@ from qmgen.generate.progress import Progress as Progress
 from qmgen.generate.run import RunSummary as RunSummary
 from qmgen.generate.run import generate as generate
 from qmgen.generate.validate import Tolerances as Tolerances
-from qmgen.generate.validate import ValidationReport as ValidationReport
 from qmgen.generate.validate import validate as validate

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pyscf import gto, lib, scf
 
 from qmgen.dataset import Dataset, pack_symmetric
+from qmgen.dataset.validation import LabelError, ValidationReport
 from qmgen.dft import DFTConfig
 from qmgen.dft.dispersion import DispersionModel, parameter_name
 from qmgen.dft.interop import pyscf_calculation
@@ -46,37 +47,6 @@ class Tolerances:
 TOLERANCES_FLOAT64 = Tolerances(1e-6, 1e-5, 1e-4, 1e-4, 1e-5, 1e-3, 1e-8)
 # Cycles in float32 leave the density with a residual of 1e-3, dispersion has nothing to do with it.
 TOLERANCES_FLOAT32 = Tolerances(1e-3, 1e-3, 1e-2, 1e-2, 1e-2, 5e-2, 1e-8)
-
-
-@dataclass(frozen=True)
-class LabelError:
-    """Differences of one label from PySCF over a sample, in the unit that is named."""
-
-    label: str
-    unit: str
-    mean_absolute: float
-    maximum: float
-    tolerance: float
-    worst_row: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether the largest difference is within the tolerance; NaN is not."""
-        return self.maximum <= self.tolerance
-
-
-@dataclass(frozen=True)
-class ValidationReport:
-    """Outcome of `validate`; ``not_converged`` counts rows whose PySCF run did not converge."""
-
-    errors: tuple[LabelError, ...]
-    conformers: int
-    not_converged: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether every label is within its tolerance on every row that could be compared."""
-        return self.conformers > self.not_converged and all(e.passed for e in self.errors)
 
 
 def default_tolerances(config: DFTConfig) -> Tolerances:

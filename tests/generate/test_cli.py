@@ -22,6 +22,7 @@ from qmgen.dataset import (
     write_store,
 )
 from qmgen.dataset.export import qm1b_schema
+from qmgen.dataset.validation import read_validation
 from qmgen.dft.functionals import FUNCTIONAL_NAMES
 from qmgen.units import EV_PER_HARTREE
 from tests.generate.conftest import Finished
@@ -60,12 +61,12 @@ def test_help_loads_nothing_heavy(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["generate", "validate", "info", "export", "train", "predict"]),
+        (["--help"], ["generate", "validate", "info", "export", "train", "predict", "browse"]),
         (
             ["generate", "--help"],
             ["--conformers", "--basis", "--forces", "--scheduler", *FUNCTIONAL_NAMES],
         ),
-        (["validate", "--help"], ["--sample", "--energy-tolerance", "--workers"]),
+        (["validate", "--help"], ["--sample", "--energy-tolerance", "--workers", "--out"]),
     ],
     ids=lambda value: "-".join(value),
 )
@@ -195,13 +196,19 @@ def test_the_same_command_again_says_so(qmgen: Command, scheduler: str, tmp_path
         assert f"next: qmgen validate {tmp_path / 'store'}" in done.stdout
 
 
-def test_validate_accepts_a_good_store(qmgen: Command, finished: Finished) -> None:
-    done = qmgen("validate", finished.path, "--sample", 5)
+def test_validate_accepts_a_good_store(qmgen: Command, finished: Finished, tmp_path: Path) -> None:
+    outcome = tmp_path / "validation.json"
+    done = qmgen("validate", finished.path, "--sample", 5, "--out", outcome)
     assert done.returncode == 0, done.stderr
     for word in ("5 conformers of", "energy", "gap", "dipole", "mulliken", "ok"):
         assert word in done.stdout
     assert "FAIL" not in done.stdout
     assert "all labels are within tolerance" in done.stdout
+    report = read_validation(outcome, open_dataset(finished.path))
+    assert report.passed
+    assert (report.conformers, report.not_converged) == (5, 0)
+    for error in report.errors:
+        assert f"{error.maximum:.2e}" in done.stdout
 
 
 def records(dataset: Dataset) -> list[MoleculeRecord]:
@@ -233,11 +240,13 @@ def test_validate_refuses_an_altered_energy(
         split_seed=split.seed,
         split_fractions=split.fractions,
     )
-    done = qmgen("validate", tmp_path / "altered", "--sample", 24)
+    outcome = tmp_path / "validation.json"
+    done = qmgen("validate", tmp_path / "altered", "--sample", 24, "--out", outcome)
     message = clear_message(done)
     assert done.returncode == 1
     assert "differ from PySCF by more than the tolerance" in message
     assert f"qmgen info {tmp_path / 'altered'}" in message
+    assert not read_validation(outcome, open_dataset(tmp_path / "altered")).passed
     failed = [line for line in done.stdout.splitlines() if "FAIL" in line]
     assert len(failed) == 2  # in mHa and in meV
     for line in failed:
