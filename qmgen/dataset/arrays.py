@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from qmgen.dataset.schema import Field
 
@@ -76,7 +76,8 @@ class ArrayWriter:
             dtype="string" if is_string else field.dtype,
             chunks=(chunk, *field.item_shape),
             shards=(self._shard, *field.item_shape),
-            compressors=ZstdCodec(level=chunking.level),
+            # The checksum comes last, so that damage is noticed before anything is unpacked.
+            compressors=[ZstdCodec(level=chunking.level), Crc32cCodec()],
             dimension_names=(leading, *(f"{field.name}_axis" for _ in field.item_shape)),
             attributes=_attributes(field),
             # A shard of fill values must be a file too: a missing file always means damage.

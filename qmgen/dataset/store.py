@@ -21,7 +21,7 @@ from qmgen.dataset.metadata import Counts, Provenance, Split, StoreMetadata
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.record import Failure, MoleculeRecord, check_record
 from qmgen.dataset.schema import OPTIONAL, RUN_FILE, Field, conformer_fields, store_groups
-from qmgen.dataset.splits import check_fractions, split_digest, splits_of_digests
+from qmgen.dataset.splits import check_fractions, split_digest, split_key, splits_of_digests
 from qmgen.errors import StoreError
 
 DEFAULT_CHUNKING = Chunking()
@@ -139,8 +139,9 @@ def write_store(
             writers["molecules"]["split"].append(codes)
             for writer in writers.values():
                 writer.flush()
-            root.update_attributes(metadata.model_dump(mode="json"))
-            write_manifest(temporary, root)
+            attributes = metadata.model_dump(mode="json")
+            root.update_attributes(attributes)
+            write_manifest(temporary, attributes)
             if into_run:
                 _move_into(temporary, path, groups)
             else:
@@ -222,19 +223,14 @@ def _write_records(
                 values = record.conformers[name]
                 conformers[name].append(values.reshape(-1, *field.item_shape))
             molecules["conformer_offset"].append(np.array([len(conformers["molecule"])]))
-        digests.append(split_digest(_split_key(record), split_seed))
+        digests.append(
+            split_digest(split_key(record.smile, record.source_id, record.line), split_seed)
+        )
         converged += int(record.conformers["converged"].sum())
     return digests, converged
 
 
 _PER_MOLECULE = ("smile", "source_id", "line", "charge", "spin", "nao")
-
-
-def _split_key(record: MoleculeRecord) -> str:
-    """Give what keeps a molecule in one split: its SMILES, else its name or place."""
-    if record.smile:
-        return record.smile
-    return f"id {record.source_id}" if record.source_id else f"line {record.line}"
 
 
 def _check_place(path: Path, into_run: bool) -> None:
