@@ -230,6 +230,8 @@ def export(
 
 
 app.command()(integrity.verify)
+app.command()(integrity.repair)
+app.command()(integrity.merge)
 app.command()(training.train)
 app.command()(training.predict)
 app.command(name="import-qm9")(evaluation.import_qm9)

@@ -1,6 +1,6 @@
 """Which rows of a store's arrays, and which of its molecules, damaged files held values of."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,15 +118,20 @@ def unreadable_files(path: Path, metadata: StoreMetadata) -> Iterator[DamagedFil
 
 
 def affected_molecules(
-    path: Path, metadata: StoreMetadata, damaged: Iterable[DamagedFile]
+    path: Path,
+    metadata: StoreMetadata,
+    damaged: Sequence[DamagedFile],
+    arrays: Collection[str] | None = None,
 ) -> tuple[Rows, ...]:
-    """Molecules that the damaged files hold values of."""
+    """Molecules that the damaged files of some arrays (``group/name``; all) held values of."""
     found: list[Rows] = []
     groups = store_groups(metadata.optional_labels, metadata.schema_version)
     for file in damaged:
         group, _, rest = file.name.partition("/")
         field = groups.get(group, {}).get(rest.partition("/")[0])
         if field is None or group == "failures":
+            continue
+        if arrays is not None and f"{group}/{field.name}" not in arrays:
             continue
         found += (_molecules(path, metadata, damaged, group, field, rows) for rows in file.rows)
     return merged(found)

@@ -91,11 +91,18 @@ def found_files(root: Path) -> Files:
         A file can't be read.
     """
     names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    return {
-        name: FileEntry((root / name).stat().st_size, file_sha256(root / name))
-        for name in sorted(names)
-        if name != MANIFEST
-    }
+    return {name: entry_of(root / name) for name in sorted(names) if name != MANIFEST}
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Size and checksum of a file.
+
+    Raises
+    ------
+    OSError
+        It can't be read.
+    """
+    return FileEntry(path.stat().st_size, file_sha256(path))
 
 
 def manifest_bytes(files: Files, metadata: Mapping[str, Any]) -> bytes:

@@ -58,9 +58,13 @@ class Provenance(_Frozen):
     seed: int = Described(
         description="seed of the conformer generation, or of the choice of imported molecules"
     )
-    source: SourceFile = Described(description="input file")
+    source: SourceFile = Described(
+        description="input file; of several merged stores their names, the SHA-256 of their "
+        "checksums and the sum of their sizes"
+    )
     hardware: Hardware | None = Described(
-        description="machine that made the labels; null for imported ones"
+        description="machine that made the labels; null for imported ones, and where parts of a "
+        "merged store come from several"
     )
     command: str = Described(description="command line of the run")
     imported: ImportedLabels | None = Described(

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from qmgen.dataset.batch import Batch
-from qmgen.dataset.gather import checked_row, damaged_array, ragged_rows, row_numbers, take
+from qmgen.dataset.gather import (
+    checked_row,
+    damaged_array,
+    ragged_rows,
+    row_numbers,
+    take,
+)
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_checked
 from qmgen.dataset.packed import pair_count

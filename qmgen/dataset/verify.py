@@ -215,13 +215,18 @@ def stored_metadata(path: Path, manifest: Manifest | None) -> StoreMetadata | No
         return None
 
 
+def root_attributes(metadata: StoreMetadata) -> dict[str, Any]:
+    """Attributes of the root group, without what a later version of qmgen has added."""
+    return metadata.model_dump(mode="json", exclude_unset=True)
+
+
 def is_remade(content: bytes, found: Files, metadata: StoreMetadata) -> bool:
     """Whether the files that are there would get just the manifest that was written.
 
     Either it would have the checksum that the damaged one states of itself, or nothing but that
     checksum is damaged.
     """
-    new = manifest_bytes(found, metadata.model_dump(mode="json"))
+    new = manifest_bytes(found, root_attributes(metadata))
     seal = parse_manifest(new).seal
     return (seal or "").encode() in content or without_seal(new) == without_seal(content)
 
