@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qmgen.cli import evaluation, exporting, inspection, training
+from qmgen.cli import evaluation, exporting, inspection, integrity, training
 from qmgen.cli.application import (
     StorePath,
     app,
@@ -252,18 +252,12 @@ def info(
     failures: Annotated[
         bool, typer.Option("--failures", help="List every failure and rejected line.")
     ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check the checksum of every file.")
-    ] = False,
 ) -> None:
     """Show counts, failures by reason, ranges and provenance of a dataset."""
     from qmgen.dataset import open_dataset
     from qmgen.dataset.summary import label_ranges
 
     dataset = open_dataset(store)
-    if verify:
-        dataset.verify()
-        say("every file has its checksum")
     print_counts(store)
     table = Table(title="ranges over converged conformers")
     for column in ("label", "unit", "minimum", "mean", "maximum"):
@@ -283,6 +277,9 @@ def info(
 
 
 app.command()(exporting.export)
+app.command()(integrity.verify)
+app.command()(integrity.repair)
+app.command()(integrity.merge)
 app.command()(training.train)
 app.command()(training.predict)
 app.command(name="import-qm9")(evaluation.import_qm9)

@@ -40,3 +40,6 @@ from qmgen.dataset.schema import Field as Field
 from qmgen.dataset.splits import SPLITS as SPLITS
 from qmgen.dataset.splits import assign_splits as assign_splits
 from qmgen.dataset.store import write_store as write_store
+from qmgen.dataset.stored import stored_records as stored_records
+from qmgen.dataset.verify import Verification as Verification
+from qmgen.dataset.verify import verify_store as verify_store

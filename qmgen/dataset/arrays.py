@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from qmgen.dataset.schema import Field
 
@@ -50,6 +50,46 @@ class Chunking:
         return max(1, self.elements // field.item_size) if field.offset else self.rows
 
 
+def create_array(
+    group: zarr.Group, field: Field, chunking: Chunking, *, checksums: bool = True
+) -> zarr.Array:
+    """Make an array without elements.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Group to make it in.
+    field : Field
+        What it holds.
+    chunking : Chunking
+        How it is cut.
+    checksums : bool
+        Whether chunks have checksums; version 4 of the layout added them.
+
+    Raises
+    ------
+    OSError
+        Its metadata can't be written.
+    """
+    chunk = chunking.chunk_rows(field)
+    leading = _AXES[field.offset or group.basename]
+    if field.name.endswith("_offset"):
+        leading += "_offset"  # one longer than the axis it cuts
+    return group.create_array(
+        field.name,
+        shape=(0, *field.item_shape),
+        dtype=field.dtype,
+        chunks=(chunk, *field.item_shape),
+        shards=(chunk * chunking.chunks_per_shard, *field.item_shape),
+        # The checksum comes last, so that damage is noticed before anything is unpacked.
+        compressors=[ZstdCodec(level=chunking.level), *([Crc32cCodec()] if checksums else [])],
+        dimension_names=(leading, *(f"{field.name}_axis" for _ in field.item_shape)),
+        attributes=_attributes(field),
+        # A shard of fill values must be a file too: a missing file always means damage.
+        config={"write_empty_chunks": True},
+    )
+
+
 class ArrayWriter:
     """Appends to one array; holds at most one shard of it in memory.
 
@@ -64,27 +104,9 @@ class ArrayWriter:
     """
 
     def __init__(self, group: zarr.Group, field: Field, chunking: Chunking) -> None:
-        is_string = field.dtype == "string"
-        chunk = chunking.chunk_rows(field)
-        self._shard = chunk * chunking.chunks_per_shard
-        leading = _AXES[field.offset or group.basename]
-        if field.name.endswith("_offset"):
-            leading += "_offset"  # one longer than the axis it cuts
-        self._array = group.create_array(
-            field.name,
-            shape=(0, *field.item_shape),
-            dtype="string" if is_string else field.dtype,
-            chunks=(chunk, *field.item_shape),
-            shards=(self._shard, *field.item_shape),
-            compressors=ZstdCodec(level=chunking.level),
-            dimension_names=(leading, *(f"{field.name}_axis" for _ in field.item_shape)),
-            attributes=_attributes(field),
-            # A shard of fill values must be a file too: a missing file always means damage.
-            config={"write_empty_chunks": True},
-        )
-        self._buffer = np.empty(
-            (self._shard, *field.item_shape), dtype=object if is_string else field.dtype
-        )
+        self._array = create_array(group, field, chunking)
+        self._shard = chunking.chunk_rows(field) * chunking.chunks_per_shard
+        self._buffer = np.empty((self._shard, *field.item_shape), dtype=buffer_dtype(field))
         self._used = 0
         self._written = 0
 
@@ -122,6 +144,11 @@ class ArrayWriter:
         self._array.resize((stop, *self._array.shape[1:]))
         self._array[self._written : stop] = self._buffer[: self._used]
         self._written, self._used = stop, 0
+
+
+def buffer_dtype(field: Field) -> str:
+    """NumPy's name of the type that holds an array's values in memory."""
+    return "object" if field.dtype == "string" else field.dtype
 
 
 def _attributes(field: Field) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qmgen.dataset.manifest import check_sizes, read_manifest
-from qmgen.dataset.opening import open_arrays, read_metadata
+from qmgen.dataset.gather import read_span
+from qmgen.dataset.opening import open_checked
 
 _VALUES = 1 << 18
 
@@ -18,7 +18,8 @@ def store_digest(path: str | os.PathLike[str]) -> str:
 
     Covers every array's name, type, shape and decoded values, the counts, the split, the
     configuration, the seed and the input file's checksum; leaves out the time of writing, the
-    machine, the package versions, the command line, and how arrays are cut and compressed.
+    machine, the package versions, the command line, how arrays are cut and compressed, and what
+    parts a merged store came from.
 
     Parameters
     ----------
@@ -33,26 +34,25 @@ def store_digest(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     StoreError
-        There is no complete store, or a file is missing or truncated.
+        There is no complete store, or it is damaged.
     """
     path = Path(os.path.abspath(path))
-    metadata = read_metadata(path)
-    check_sizes(path, read_manifest(path))
+    metadata, arrays_of = open_checked(path)
     # What an earlier version did not write yet is no part of its stores' content.
     content = metadata.model_dump(
-        mode="json", exclude={"created", "provenance"}, exclude_unset=True
+        mode="json", exclude={"created", "provenance", "parts"}, exclude_unset=True
     )
     content["provenance"] = metadata.provenance.model_dump(
         mode="json", exclude={"versions", "hardware", "command", "source"}, exclude_unset=True
     )
     content["source_sha256"] = metadata.provenance.source.sha256
     total = hashlib.sha256(_canonical(content))
-    for group, arrays in open_arrays(path, metadata).items():
+    for group, arrays in arrays_of.items():
         for name, array in arrays.items():
             total.update(_canonical([group, name, str(array.dtype), list(array.shape)]))
             step = max(1, _VALUES // max(1, int(np.prod(array.shape[1:]))))
             for start in range(0, array.shape[0], step):
-                total.update(_plain_bytes(np.asarray(array[start : start + step])))
+                total.update(_plain_bytes(read_span(array, start, start + step)))
     return total.hexdigest()
 
 

@@ -58,9 +58,13 @@ class Provenance(_Frozen):
     seed: int = Described(
         description="seed of the conformer generation, or of the choice of imported molecules"
     )
-    source: SourceFile = Described(description="input file")
+    source: SourceFile = Described(
+        description="input file; of several merged stores their names, the SHA-256 of their "
+        "checksums and the sum of their sizes"
+    )
     hardware: Hardware | None = Described(
-        description="machine that made the labels; null for imported ones"
+        description="machine that made the labels; null for imported ones, and where parts of a "
+        "merged store come from several"
     )
     command: str = Described(description="command line of the run")
     imported: ImportedLabels | None = Described(
@@ -77,6 +81,26 @@ class Counts(_Frozen):
     failures: int = Described(description="rows of the failures group", ge=0)
     rejected: dict[str, int] = Described(
         description="records of the input file that were rejected, by reason"
+    )
+
+
+class Part(_Frozen):
+    """A store that was merged into this one, as it was.
+
+    A merged store has its parts' molecules one part after the other, and so their failures, each
+    part's duplicates after its own.
+    """
+
+    created: str = Described(description="time of writing (ISO 8601)")
+    source: SourceFile = Described(description="input file; lines of the part's rows are its")
+    versions: dict[str, str] = Described(description="version of each package, and of Python")
+    hardware: Hardware | None = Described(
+        description="machine that made the labels; null for imported ones"
+    )
+    command: str = Described(description="command line of the run")
+    counts: Counts = Described(description="how much the part held")
+    duplicates: int = Described(
+        description="molecules of it that are left out, as a part before it has them", ge=0
     )
 
 
@@ -106,6 +130,9 @@ class StoreMetadata(_Frozen):
         (),
         description="arrays of the conformers that only runs store which ask for them or have "
         "open shells",
+    )
+    parts: tuple[Part, ...] = Described(
+        (), description="stores that this one was merged from; empty if a run made it"
     )
     notes: tuple[str, ...] = Described(
         (), description="what a user of the labels should know, one sentence or two each"

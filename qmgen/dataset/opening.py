@@ -2,15 +2,34 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import zarr
 from zarr.storage import LocalStore
 
-from qmgen.dataset.manifest import damaged
-from qmgen.dataset.metadata import StoreMetadata
-from qmgen.dataset.schema import KIND, OPTIONAL, RUN_FILE, SCHEMA_VERSION, store_groups
+from qmgen.dataset.manifest import check_files, damaged, read_manifest
+from qmgen.dataset.metadata import Counts, StoreMetadata
+from qmgen.dataset.schema import KIND, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field, store_groups
 from qmgen.errors import StoreError, StoreIncompleteError
+
+Arrays = dict[str, dict[str, zarr.Array]]
+"""A store's arrays by group and name."""
+
+
+def open_checked(path: Path) -> tuple[StoreMetadata, Arrays]:
+    """Open a store whose files are all there; reads metadata and file sizes only.
+
+    Raises
+    ------
+    StoreIncompleteError
+        The run that makes the store has not finished.
+    StoreError
+        There is no store, it is damaged, or a newer qmgen wrote it.
+    """
+    metadata = read_metadata(path)
+    check_files(path, read_manifest(path, metadata.schema_version))
+    return metadata, open_arrays(path, metadata)
 
 
 def read_metadata(path: Path) -> StoreMetadata:
@@ -37,9 +56,23 @@ def read_metadata(path: Path) -> StoreMetadata:
         raise StoreError(f"{path} is no qmgen dataset; give the folder that qmgen generate wrote")
     try:
         attributes = json.loads(root.read_text(encoding="utf-8"))["attributes"]
-        kind, version = attributes.get("qmgen_kind"), attributes.get("schema_version")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, root, "unreadable") from error
+    return parse_metadata(path, attributes)
+
+
+def parse_metadata(path: Path, attributes: Any) -> StoreMetadata:
+    """Make sense of the root group's attributes.
+
+    Raises
+    ------
+    StoreError
+        They are none of a dataset, damaged, or a newer qmgen wrote them.
+    """
+    root = path / "zarr.json"
+    if not isinstance(attributes, dict):
+        raise damaged(path, root, "unreadable")
+    kind, version = attributes.get("qmgen_kind"), attributes.get("schema_version")
     if kind != KIND:
         raise StoreError(
             f"{path} is a Zarr store but no qmgen dataset; give the folder that qmgen generate "
@@ -60,26 +93,50 @@ def read_metadata(path: Path) -> StoreMetadata:
     return metadata
 
 
-def open_arrays(path: Path, metadata: StoreMetadata) -> dict[str, dict[str, zarr.Array]]:
+def open_arrays(path: Path, metadata: StoreMetadata) -> Arrays:
     """Open every array that a store with these metadata has, by group and name; reads no data.
 
     Raises
     ------
     StoreError
-        An array is missing or its metadata are damaged.
+        An array is missing, its metadata are damaged, or it is of another type or size than the
+        root's metadata say.
     """
-    root = zarr.open_group(LocalStore(path, read_only=True), mode="r")
+    groups = store_groups(metadata.optional_labels, metadata.schema_version)
     return {
-        group: {name: _array(path, root, f"{group}/{name}") for name in fields}
-        for group, fields in store_groups(metadata.optional_labels, metadata.schema_version).items()
+        group: {
+            name: open_array(path, group, field, metadata.counts) for name, field in fields.items()
+        }
+        for group, fields in groups.items()
     }
 
 
-def _array(path: Path, root: zarr.Group, name: str) -> zarr.Array:
+def open_array(path: Path, group: str, field: Field, counts: Counts) -> zarr.Array:
+    """Open one array for reading; raises as `open_arrays`."""
+    folder = path / group / field.name
     try:
-        array = root[name]
-    except (KeyError, ValueError) as error:
-        raise damaged(path, path / name, "missing or unreadable") from error
-    if not isinstance(array, zarr.Array):
-        raise damaged(path, path / name, "no array")
+        array = zarr.open_array(LocalStore(folder, read_only=True), mode="r", zarr_format=3)
+        dtype = "string" if array.dtype.kind == "T" else str(array.dtype)
+    except Exception as error:
+        # Damaged metadata make Zarr raise nearly anything.
+        raise damaged(path, folder / "zarr.json", "missing or unreadable") from error
+    rows = leading_size(group, field, counts)
+    fits = (
+        dtype == field.dtype
+        and array.shape[1:] == field.item_shape
+        and array.ndim == 1 + len(field.item_shape)
+        and array.shards is not None
+        and rows in (None, array.shape[0])
+    )
+    if not fits:
+        what = f"not the array that the metadata promise ({dtype} of shape {array.shape})"
+        raise damaged(path, folder / "zarr.json", what)
     return array
+
+
+def leading_size(group: str, field: Field, counts: Counts) -> int | None:
+    """Length of an array along its leading axis; None for flat ones, which their offsets tell."""
+    if field.offset:
+        return None
+    rows = int(getattr(counts, group))
+    return rows + 1 if field.name.endswith("_offset") else rows

@@ -1,5 +1,6 @@
 """Lazy reader of a dataset store."""
 
+import math
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,25 @@ import numpy as np
 from jaxtyping import Int64
 
 from qmgen.dataset.batch import Batch
-from qmgen.dataset.gather import ragged_rows, take
-from qmgen.dataset.manifest import check_sizes, check_sums, read_manifest
+from qmgen.dataset.gather import (
+    checked_row,
+    damaged_array,
+    ragged_rows,
+    row_numbers,
+    take,
+)
 from qmgen.dataset.metadata import StoreMetadata
-from qmgen.dataset.opening import open_arrays, read_metadata
+from qmgen.dataset.opening import open_checked
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.record import Failure
-from qmgen.dataset.schema import COLUMNS, CONFORMER, MOLECULE, OPTIONAL, conformer_fields
+from qmgen.dataset.schema import (
+    COLUMNS,
+    CONFORMER,
+    FAILURE_STAGES,
+    MOLECULE,
+    OPTIONAL,
+    conformer_fields,
+)
 from qmgen.dataset.splits import SPLITS
 from qmgen.errors import InputError
 
@@ -74,11 +87,11 @@ class Dataset:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
-        self.metadata = read_metadata(self.path)
-        self._files = read_manifest(self.path)
-        check_sizes(self.path, self._files)
-        self._arrays = open_arrays(self.path, self.metadata)
+        self.metadata, self._arrays = open_checked(self.path)
         self._fields = conformer_fields(self.metadata.optional_labels, self.metadata.schema_version)
+        flat = {f.offset: self._arrays["conformers"][name] for name, f in self._fields.items()}
+        self._flat = {("conformers", offset): array for offset, array in flat.items()}
+        self._flat["molecules", "atom_offset"] = self._arrays["molecules"]["z"]
         absent = {*CONFORMER, *OPTIONAL} - set(self._fields)
         self.columns = tuple(name for name in COLUMNS if name not in absent)
 
@@ -106,8 +119,7 @@ class Dataset:
             There is no such column.
         """
         self._check_columns([name])
-        group = "molecules" if name in MOLECULE else "conformers"
-        return str(self._arrays[group][name].attrs["units"])
+        return COLUMNS[name].unit
 
     def __getitem__(self, key: Any) -> Any:
         """Give one row as a dict (an integer key) or several as a `Batch` (slice or array).
@@ -151,7 +163,7 @@ class Dataset:
         InputError
             There is no such column.
         """
-        index = self._rows(rows)
+        index = row_numbers(rows, len(self))
         names = self.columns if columns is None else tuple(columns)
         self._check_columns(names)
         conformers = self._arrays["conformers"]
@@ -202,7 +214,7 @@ class Dataset:
         IndexError
             There is no such molecule.
         """
-        index = _checked(operator.index(molecule), self.num_molecules, "molecule")
+        index = checked_row(operator.index(molecule), self.num_molecules, "molecule")
         offsets = self._arrays["molecules"]["conformer_offset"]
         start, stop = take(offsets, np.array([index, index + 1]))
         return range(int(start), int(stop))
@@ -235,7 +247,10 @@ class Dataset:
         block = self.batch(slice(rows.start, rows.stop), tuple(self._fields))
         for name, field in self._fields.items():
             dims = (sizes[dim] if isinstance(dim, str) else dim for dim in field.dims)
-            result[name] = block[name].reshape(len(rows), *dims)
+            shape = (len(rows), *dims)
+            if block[name].size != math.prod(shape):
+                raise damaged_array(self._arrays["conformers"][name], f"not {shape} in {rows}")
+            result[name] = block[name].reshape(shape)
         return result
 
     def indices(
@@ -329,50 +344,38 @@ class Dataset:
         for start in range(0, total, 4096):
             rows = np.arange(start, min(start + 4096, total))
             columns = [take(array, rows).tolist() for array in arrays.values()]
+            if not {*columns[[*arrays].index("stage")]} <= {*FAILURE_STAGES}:
+                raise damaged_array(arrays["stage"], f"not made of {', '.join(FAILURE_STAGES)}")
             for values in zip(*columns, strict=True):
                 yield Failure(**dict(zip(arrays, values, strict=True)))
-
-    def verify(self) -> None:
-        """Check every file's checksum; reads the whole store.
-
-        Raises
-        ------
-        StoreError
-            A file is missing or its content has changed.
-        """
-        check_sums(self.path, self._files)
 
     def _check_columns(self, names: Sequence[str]) -> None:
         for name in sorted(set(names) - set(self.columns)):
             hint = "; runs store it only if their labels ask for it" * (name in OPTIONAL)
             raise InputError(f"no column {name!r}; the columns are {', '.join(self.columns)}{hint}")
 
-    def _rows(self, rows: slice | Sequence[int] | np.ndarray) -> Int64[np.ndarray, " n"]:
-        if isinstance(rows, slice):
-            return np.arange(*rows.indices(len(self)), dtype=np.int64)
-        index = np.asarray(rows)
-        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise IndexError(
-                f"rows must be a vector of integers, not {index.dtype} of shape {index.shape}"
-            )
-        index = index.astype(np.int64)
-        for extreme in (index.min(), index.max()) if index.size else ():
-            _checked(int(extreme), len(self), "row")
-        return np.where(index < 0, index + len(self), index)
-
     def _span(
         self, group: str, offset: str, rows: Int64[np.ndarray, " n"]
     ) -> tuple[Int64[np.ndarray, " total"], Int64[np.ndarray, " n+1"]]:
         """Elements of ragged rows in their flat array, and offsets from 0."""
-        bounds = take(self._arrays[group][offset], np.concatenate([rows, rows + 1]))
-        return ragged_rows(bounds[: rows.size], bounds[rows.size :])
+        array = self._arrays[group][offset]
+        bounds = take(array, np.concatenate([rows, rows + 1]))
+        starts, stops = bounds[: rows.size], bounds[rows.size :]
+        flat = self._flat[group, offset].shape[0]
+        if rows.size and ((stops < starts).any() or starts.min() < 0 or stops.max() > flat):
+            raise damaged_array(array, f"not ascending from 0 to {flat}")
+        return ragged_rows(starts, stops)
 
     def _molecule_column(self, name: str, molecules: Int64[np.ndarray, " n"]) -> np.ndarray:
         array = self._arrays["molecules"][name]
         if name == "z":
             return take(array, self._span("molecules", "atom_offset", molecules)[0])
         values = take(array, molecules)
-        return _SPLIT_NAMES[values] if name == "split" else values
+        if name != "split":
+            return values
+        if values.size and values.max() >= len(SPLITS):
+            raise damaged_array(array, f"not made of split codes below {len(SPLITS)}")
+        return _SPLIT_NAMES[values]
 
     def _select(
         self, start: int, count: int, split: str | None, converged_only: bool
@@ -386,12 +389,6 @@ class Dataset:
             codes = take(self._arrays["molecules"]["split"], molecules)
             keep &= codes == SPLITS.index(split)
         return rows[keep]
-
-
-def _checked(index: int, size: int, what: str) -> int:
-    if not -size <= index < size:
-        raise IndexError(f"{what} {index} is out of range: the dataset has {size}")
-    return index % size
 
 
 def _check_split(split: str | None) -> None:

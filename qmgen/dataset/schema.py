@@ -26,7 +26,9 @@ which (``optional_labels``). Versions of the layout:
 
 1. as first released;
 2. adds ``quadrupole``, and the arrays of `OPTIONAL`;
-3. adds imported labels, whose origin the metadata's provenance states.
+3. adds imported labels, whose origin the metadata's provenance states;
+4. adds checksums of each chunk and of the manifest, which repeats the root's metadata; and merged
+   stores, whose metadata list their parts.
 
 Of imported labels a store has what their publication states. What it leaves out is NaN, or 0 for
 ``nao`` (with it there are no orbital energies), ``iterations`` and ``attempts``.
@@ -39,7 +41,7 @@ from types import MappingProxyType
 
 from qmgen.errors import InputError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 KIND = "qmgen-dataset"
 RUN_FILE = "qmgen-run.json"
 """Marks the working directory of a run that has not finished."""
@@ -237,6 +239,7 @@ OPTIONAL = _table(
 """Arrays of the conformers that are stored only by runs that ask for them, or, those of the two
 spins, that have open shells."""
 
+FAILURE_STAGES = ("read", "embed", "label")
 FAILURE = _table(
     Field("line", (), "int64", "1", "line or record number in the input file, from 1"),
     Field("source_id", (), "string", "1", "the molecule's name in the input file"),

@@ -13,6 +13,13 @@ SPLITS = ("train", "val", "test")
 """Names of the stored split codes 0, 1 and 2."""
 
 
+def split_key(smile: str, source_id: str, line: int) -> str:
+    """Give what keeps a molecule in one split: its SMILES, else its name or place."""
+    if smile:
+        return smile
+    return f"id {source_id}" if source_id else f"line {line}"
+
+
 def split_digest(key: str, seed: int) -> int:
     """Rank of one key: the first 64 bits of sha256 over ``seed|key``."""
     return int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:8], "big")

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import zarr
+from jaxtyping import UInt8
 from zarr.storage import LocalStore
 
 from qmgen.dataset.arrays import ArrayWriter, Chunking
 from qmgen.dataset.manifest import GROUP as MANIFEST_GROUP
 from qmgen.dataset.manifest import fsync, write_manifest
-from qmgen.dataset.metadata import Counts, Provenance, Split, StoreMetadata
+from qmgen.dataset.metadata import Counts, Part, Provenance, Split, StoreMetadata
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.record import Failure, MoleculeRecord, check_record
 from qmgen.dataset.schema import OPTIONAL, RUN_FILE, Field, conformer_fields, store_groups
-from qmgen.dataset.splits import check_fractions, split_digest, splits_of_digests
+from qmgen.dataset.splits import check_fractions, split_digest, split_key, splits_of_digests
 from qmgen.errors import StoreError
 
 DEFAULT_CHUNKING = Chunking()
@@ -47,6 +48,8 @@ def write_store(
     rejected: Mapping[str, int] | None = None,
     created: str | None = None,
     into_run: bool = False,
+    split_codes: UInt8[np.ndarray, " nmol"] | None = None,
+    parts: Sequence[Part] = (),
     chunking: Chunking = DEFAULT_CHUNKING,
 ) -> StoreMetadata:
     """Write a dataset store.
@@ -81,6 +84,10 @@ def write_store(
         `path` is the working folder of the run (it holds ``qmgen-run.json`` and no store). The
         store's root metadata come last, so until then it still counts as a run in progress;
         removing the run's own files is left to the caller.
+    split_codes : UInt8[nmol], optional
+        Splits of the molecules, in place of those that their keys give.
+    parts : sequence of Part
+        Stores that this one is merged from.
     chunking : Chunking
         Sizes of chunks and shards.
 
@@ -110,7 +117,7 @@ def write_store(
     suffix = f".tmp-{uuid.uuid4().hex[:12]}"
     temporary = path / f"store{suffix}" if into_run else path.with_name(path.name + suffix)
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             temporary.mkdir(parents=True)
             root = zarr.create_group(LocalStore(temporary), zarr_format=3)
             writers = {
@@ -118,7 +125,7 @@ def write_store(
             }
         digests, converged = _write_records(path, records, writers, split_seed, optional_labels)
         for failure in failures:
-            with _disk_errors(path):
+            with disk_errors(path):
                 writers["failures"].append_row(vars(failure))
         metadata = StoreMetadata(
             created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,15 +139,19 @@ def write_store(
             ),
             split=Split(seed=split_seed, fractions=(train, val, test)),
             optional_labels=tuple(name for name in OPTIONAL if name in optional_labels),
+            parts=tuple(parts),
             notes=tuple(notes),
         )
-        with _disk_errors(path):
-            codes = splits_of_digests(np.array(digests, dtype=np.uint64), split_fractions)
+        with disk_errors(path):
+            codes = split_codes
+            if codes is None:
+                codes = splits_of_digests(np.array(digests, dtype=np.uint64), split_fractions)
             writers["molecules"]["split"].append(codes)
             for writer in writers.values():
                 writer.flush()
-            root.update_attributes(metadata.model_dump(mode="json"))
-            write_manifest(temporary, root)
+            attributes = metadata.model_dump(mode="json")
+            root.update_attributes(attributes)
+            write_manifest(temporary, attributes)
             if into_run:
                 _move_into(temporary, path, groups)
             else:
@@ -160,10 +171,7 @@ class _GroupWriter:
     def __init__(
         self, root: zarr.Group, name: str, fields: Mapping[str, Field], chunking: Chunking
     ) -> None:
-        group = root.create_group(
-            name,
-            attributes={"description": _DESCRIPTIONS[name], "qm1b_columns": _qm1b(fields)},
-        )
+        group = create_group(root, name, fields)
         self._writers = {n: ArrayWriter(group, field, chunking) for n, field in fields.items()}
         for field_name in fields:
             if field_name.endswith("_offset"):
@@ -182,6 +190,13 @@ class _GroupWriter:
     def flush(self) -> None:
         for writer in self._writers.values():
             writer.flush()
+
+
+def create_group(root: zarr.Group, name: str, fields: Mapping[str, Field]) -> zarr.Group:
+    """Make one of a store's groups, without its arrays."""
+    return root.create_group(
+        name, attributes={"description": _DESCRIPTIONS[name], "qm1b_columns": _qm1b(fields)}
+    )
 
 
 def _qm1b(fields: Mapping[str, Field]) -> dict[str, str]:
@@ -203,7 +218,7 @@ def _write_records(
     for record in records:
         check_record(record, optional_labels)
         nconf, nat = record.num_conformers, record.z.size
-        with _disk_errors(path):
+        with disk_errors(path):
             molecules.append_row(
                 {n: getattr(record, n) for n in _PER_MOLECULE}
                 | {"atom_offset": len(molecules["z"]) + nat}
@@ -222,19 +237,14 @@ def _write_records(
                 values = record.conformers[name]
                 conformers[name].append(values.reshape(-1, *field.item_shape))
             molecules["conformer_offset"].append(np.array([len(conformers["molecule"])]))
-        digests.append(split_digest(_split_key(record), split_seed))
+        digests.append(
+            split_digest(split_key(record.smile, record.source_id, record.line), split_seed)
+        )
         converged += int(record.conformers["converged"].sum())
     return digests, converged
 
 
 _PER_MOLECULE = ("smile", "source_id", "line", "charge", "spin", "nao")
-
-
-def _split_key(record: MoleculeRecord) -> str:
-    """Give what keeps a molecule in one split: its SMILES, else its name or place."""
-    if record.smile:
-        return record.smile
-    return f"id {record.source_id}" if record.source_id else f"line {record.line}"
 
 
 def _check_place(path: Path, into_run: bool) -> None:
@@ -261,7 +271,7 @@ def _move_into(temporary: Path, path: Path, groups: Iterable[str]) -> None:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn failing writes into an error that names the remedy."""
     try:
         yield

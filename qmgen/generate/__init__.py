@@ -4,7 +4,11 @@ from qmgen.generate.config import RunConfig as RunConfig
 from qmgen.generate.config import load_config as load_config
 from qmgen.generate.estimate import Estimate as Estimate
 from qmgen.generate.estimate import estimate_run as estimate_run
+from qmgen.generate.merge import MergeSummary as MergeSummary
+from qmgen.generate.merge import merge as merge
 from qmgen.generate.progress import Progress as Progress
+from qmgen.generate.repair import RepairSummary as RepairSummary
+from qmgen.generate.repair import repair as repair
 from qmgen.generate.run import RunSummary as RunSummary
 from qmgen.generate.run import generate as generate
 from qmgen.generate.validate import Tolerances as Tolerances

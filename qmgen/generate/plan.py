@@ -142,6 +142,25 @@ class Plan:
             query = "SELECT json FROM molecule WHERE number = ?"
             return str(db.execute(query, (number,)).fetchone()[0])
 
+    def lines(self) -> Iterator[tuple[int, int, int]]:
+        """Number of each molecule, its line in the input and its conformers, ascending."""
+        query = (
+            "SELECT molecule.number, json_extract(json, '$.line'), sum(stop - start) FROM molecule "
+            "JOIN slice USING (number) GROUP BY molecule.number ORDER BY molecule.number"
+        )
+        with disk_errors(self.path), self._connect() as db:
+            yield from db.execute(query)
+
+    def batches_of(self, molecules: Iterable[int]) -> list[int]:
+        """Batches that label some molecules, in the order of work."""
+        with disk_errors(self.path), self._connect() as db:
+            db.execute("CREATE TEMPORARY TABLE wanted (number INTEGER PRIMARY KEY)")
+            db.executemany("INSERT INTO wanted VALUES (?)", ((number,) for number in molecules))
+            rows = db.execute(
+                "SELECT DISTINCT batch FROM slice JOIN wanted USING (number) ORDER BY batch"
+            )
+            return [row[0] for row in rows]
+
     def windows(self) -> Iterator[list[int]]:
         """Batches of each window, in the order of the input."""
         with disk_errors(self.path), self._connect() as db:

@@ -1,7 +1,6 @@
 """A whole run: plan, label on Dask, commit batch by batch, and put the store together."""
 
 import fcntl
-import itertools
 import json
 import os
 import shutil
@@ -14,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from qmgen.dataset import (
     RUN_FILE,
-    MoleculeRecord,
     Provenance,
     StoreMetadata,
     collect_provenance,
@@ -31,16 +28,16 @@ from qmgen.dataset.provenance import PACKAGES
 from qmgen.dft.dispersion import PACKAGE_OF, check_dispersion
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import InputError, StoreError, StoreMismatchError
+from qmgen.generate.assembly import finished_records
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
-from qmgen.generate.parts import DamagedPartError, is_complete, load_part, save_part
+from qmgen.generate.parts import DamagedPartError, is_complete, save_part
 from qmgen.generate.plan import Plan, PlanCounts
 from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
 from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches
 from qmgen.generate.spin import spin_label_names, with_spin_columns
-from qmgen.generate.worker import LabelledSlice
 
 _PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
 
@@ -281,7 +278,7 @@ def _outcome(slices: list[LabelledSlice]) -> dict[str, Any]:
 def _assemble(
     plan: Plan, parts: Path, output: Path, config: RunConfig, provenance: Provenance
 ) -> StoreMetadata:
-    records, optional_labels = _records(plan, parts), config.labels.optional_labels
+    records, optional_labels = finished_records(plan, parts), config.labels.optional_labels
     if config.method == "dft" and plan.has_open_shells():
         records = (with_spin_columns(record, config.labels) for record in records)
         optional_labels += spin_label_names(config.labels)
@@ -296,49 +293,6 @@ def _assemble(
         notes=config.notes(),
         rejected=plan.rejected_by_reason(),
         into_run=True,
-    )
-
-
-def _records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
-    """Molecules in the order of the input, one window in memory at a time.
-
-    What went wrong with them is added to the plan.
-    """
-    plan.forget_label_failures()
-    for window in plan.windows():
-        pieces: dict[int, list[LabelledSlice]] = {}
-        for batch in window:
-            for part in load_part(parts, batch):
-                pieces.setdefault(part.number, []).append(part)
-        slices = itertools.chain.from_iterable(pieces.values())
-        plan.add_label_failures(itertools.chain.from_iterable(s.failures for s in slices))
-        for number in sorted(pieces):
-            record = _merge([p.record for p in pieces[number] if p.record is not None])
-            if record is not None:
-                yield record
-
-
-def _merge(records: list[MoleculeRecord]) -> MoleculeRecord | None:
-    """Join the slices of one molecule, in the order of its conformers."""
-    if not records:
-        return None
-    first = records[0]
-    filled = [r.conformers for r in records if r.num_conformers]
-    if not filled:
-        filled = [first.conformers]
-    filled.sort(
-        key=lambda conformers: int(conformers["index"][0]) if len(conformers["index"]) else 0
-    )
-    joined = {name: np.concatenate([c[name] for c in filled]) for name in filled[0]}
-    return MoleculeRecord(
-        line=first.line,
-        source_id=first.source_id,
-        smile=first.smile,
-        charge=first.charge,
-        spin=first.spin,
-        z=first.z,
-        nao=first.nao,
-        conformers=joined,
     )
 
 

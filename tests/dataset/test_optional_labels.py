@@ -18,6 +18,7 @@ from qmgen.dataset import (
     pack_symmetric,
     store_digest,
     unpack_symmetric,
+    verify_store,
 )
 from qmgen.dataset.export import qm1b_schema
 from qmgen.dataset.provenance import file_sha256
@@ -44,7 +45,7 @@ def test_round_trip(make_records, write, names):
                 np.testing.assert_array_equal(row[name], record.conformers[name][i])
         for name in names:
             np.testing.assert_array_equal(molecule[name], record.conformers[name], strict=True)
-    dataset.verify()
+    assert verify_store(dataset.path).intact
 
 
 def test_batches_cut_pairs_of_orbitals(make_records, write):
@@ -179,7 +180,7 @@ def version_1(own_store):
 def test_stores_of_version_1_open(version_1, make_records, tmp_path):
     records = make_records(40)
     dataset = open_dataset(version_1)
-    dataset.verify()
+    assert verify_store(dataset.path).intact
     assert dataset.metadata.schema_version == 1
     assert dataset.metadata.optional_labels == dataset.metadata.notes == ()
     assert set(CONFORMER) - set(dataset.columns) == {"quadrupole"}
