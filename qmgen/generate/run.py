@@ -38,6 +38,7 @@ from qmgen.generate.progress import Progress
 from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches
 from qmgen.generate.spin import spin_label_names, with_spin_columns
+from qmgen.generate.worker import LabelledSlice
 
 _PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
 
