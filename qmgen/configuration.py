@@ -32,12 +32,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{place}: no valid YAML ({error.problem})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply; write a mapping of options") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML lets through what a tag or a date that can't be makes Python's types say.
         raise ConfigError(f"{path}: no valid YAML ({error})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a mapping of options is expected, not {type(content).__name__}")
+    other = [name for name in content if not isinstance(name, str)]
+    if other:
+        raise ConfigError(f"{path}: {other[0]!r} is no name of an option; names are text")
     return content
 
 

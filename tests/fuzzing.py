@@ -37,10 +37,12 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 def fuzz(
-    check: Callable[[Any], None], strategy: st.SearchStrategy[Any]
+    check: Callable[[Any], None], strategy: st.SearchStrategy[Any], quick_examples: int = 40
 ) -> tuple[Callable[..., None], Callable[..., None]]:
     """Make a quick and a slow test of something that must hold for every example."""
-    quick: Callable[..., None] = _QUICK(given(strategy)(check))
+    quick: Callable[..., None] = settings(_QUICK, max_examples=quick_examples)(
+        given(strategy)(check)
+    )
     slow: Callable[..., None] = _SLOW(given(strategy)(check))
     return quick, pytest.mark.slow(slow)
 

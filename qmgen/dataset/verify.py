@@ -165,7 +165,10 @@ def verify_store(path: str | os.PathLike[str]) -> Verification:
     damaged += files if metadata is None else with_rows(path, metadata, files)
     wrong: tuple[str, ...] = ()
     if not damaged and metadata is not None:
-        wrong = tuple(contradictions(metadata, open_arrays(path, metadata), set(listed)))
+        try:
+            wrong = tuple(contradictions(metadata, open_arrays(path, metadata), set(listed)))
+        except StoreError as error:
+            wrong = (str(error),)
     return Verification(
         path=path,
         metadata=metadata,

@@ -85,8 +85,8 @@ def repair(
     that have some are labelled again with the store's own configuration: a batch's content is a
     function of the plan, so on the same versions the files get the checksums that they had. If
     not, all labels of those molecules are replaced, and the metadata say so. New files are written
-    beside the store and renamed, so it is never worse than before. The molecules that are labelled
-    again are held in memory.
+    beside the store and renamed one by one; what an interruption leaves undone the same call does.
+    The molecules that are labelled again are held in memory.
 
     Parameters
     ----------
@@ -325,7 +325,6 @@ def _put_in_place(
     """Write the lost elements, or, if those differ, all labels of their molecules."""
     assert found.metadata is not None
     files = read_manifest(found.path, found.metadata.schema_version)
-
     made = patched_shards(found, lost, again.records, again.failures, folder)
     if all(entry_of(file) == files[name] for name, file in made.items()):
         put_all(found.path, made)

@@ -71,7 +71,19 @@ test_command_quick, test_command_slow = fuzz(
 
 
 @pytest.mark.parametrize(
-    "text", ["a: &a [*a]", "- " * 3000, "{" * 3000, "? [a]\n: 1", "1: 2", "!!x a"]
+    "text",
+    [
+        "a: &a [*a]",
+        "- " * 3000,
+        "{" * 3000,
+        "? [a]\n: 1",
+        "1: 2",
+        "!!x a",
+        "seed: 2001-99-99",
+        "seed: !!int ''",
+        "seed: !!bool x",
+        "seed: !!timestamp x",
+    ],
 )
 def test_yaml_that_is_hard_to_swallow(text: str) -> None:
     _load(text.encode())
