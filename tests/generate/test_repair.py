@@ -72,7 +72,7 @@ def test_failures_are_made_again(scheduler: str, tmp_path: Path) -> None:
         {
             "": {"batch_conformers": 2},
             "conformers": {"per_molecule": 2},
-            "dft": {**HARTREE_FOCK, "max_iterations": 3},
+            "dft": {**HARTREE_FOCK, "max_cycle": 5, "conv_tol": 1e-12},
             "cluster": {"scheduler": scheduler},
         },
     )
