@@ -29,6 +29,8 @@ _VIRIDIS = (
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 12.0, 10.0, 40.0
 _LETTER = 6.5
+# Of scatter plots, whose letters are larger on a phone.
+_SCATTER_LEFT, _SCATTER_BOTTOM = 74.0, 54.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def histogram_chart(data: Histogram, title: str, unit: str) -> Markup:
         f"Histogram of {title}: {data.size} values from {number_text(data.minimum)} to "
         f"{number_text(data.maximum)} {unit}, median {number_text(data.median)}"
     )
-    axes = _x_axis(x, height, _axis_title(title, unit)) + _y_axis(y, width)
+    axes = _x_axis(x, y.start, height, _axis_title(title, unit)) + _y_axis(y, x.start, x.stop)
     return _svg(width, height, label, axes + Markup("").join(marks))
 
 
@@ -141,7 +143,7 @@ def bar_chart(names: Sequence[str], counts: Sequence[int], title: str) -> Markup
     width, height = 400.0, 210.0
     y = _Axis(0.0, float(max(*counts, 1)), height - _BOTTOM, _TOP, "integer")
     step = (width - _LEFT - _RIGHT) / len(names)
-    body = _y_axis(y, width)
+    body = _y_axis(y, _LEFT, width - _RIGHT)
     every = max(1, math.ceil(len(names) * 3 * _LETTER / (width - _LEFT - _RIGHT)))
     for i, (name, count) in enumerate(zip(names, counts, strict=True)):
         left = _LEFT + i * step
@@ -162,9 +164,9 @@ def scatter_chart(
 ) -> Markup:
     """Draw points; with `from_zero` both axes start there."""
     width, height = 720.0, 440.0
-    x = _span([p.x for p in points], _LEFT, width - _RIGHT, from_zero)
-    y = _span([p.y for p in points], height - _BOTTOM, _TOP, from_zero)
-    body = _x_axis(x, height, x_title) + _y_axis(y, width, y_title)
+    x = _span([p.x for p in points], _SCATTER_LEFT, width - _RIGHT, from_zero)
+    y = _span([p.y for p in points], height - _SCATTER_BOTTOM, _TOP, from_zero)
+    body = _x_axis(x, y.start, height, x_title) + _y_axis(y, x.start, x.stop, y_title)
     for p in points:
         style = "" if p.shade is None else Markup(' style="fill:{}"').format(colour(p.shade))
         formula = "" if p.formula is None else Markup(' data-formula="{}"').format(p.formula)
@@ -214,8 +216,7 @@ def _bar(left: float, right: float, top: float, bottom: float, name: str, count:
     ).format(left + gap / 2, top, max(right - left - gap, 0.5), bottom - top, f"{name}: {count}")
 
 
-def _x_axis(axis: _Axis, height: float, title: str) -> Markup:
-    base = height - _BOTTOM
+def _x_axis(axis: _Axis, base: float, height: float, title: str) -> Markup:
     body = Markup('<line class="axis" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
         axis.start, base, axis.stop, base
     )
@@ -224,23 +225,23 @@ def _x_axis(axis: _Axis, height: float, title: str) -> Markup:
         body += Markup(
             '<line class="axis" x1="{0:.1f}" y1="{1:.1f}" x2="{0:.1f}" y2="{2:.1f}"/>'
         ).format(place, base, base + 4)
-        body += _text(place, base + 16, number_text(tick), "middle")
+        body += _text(place, base + 0.42 * (height - base), number_text(tick), "middle")
     return body + _text((axis.start + axis.stop) / 2, height - 6, title, "middle", "axis-title")
 
 
-def _y_axis(axis: _Axis, width: float, title: str = "") -> Markup:
+def _y_axis(axis: _Axis, left: float, right: float, title: str = "") -> Markup:
     body = Markup("")
     for tick in axis.ticks(4):
         place = axis.place(tick)
         body += Markup(
             '<line class="grid" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
-        ).format(_LEFT, place, width - _RIGHT, place)
-        body += _text(_LEFT - 6, place + 4, number_text(tick), "end")
+        ).format(left, place, right, place)
+        body += _text(left - 6, place + 4, number_text(tick), "end")
     if title:
         middle = (axis.start + axis.stop) / 2
         body += Markup(
             '<text class="axis-title" text-anchor="middle" '
-            'transform="translate(12 {:.1f}) rotate(-90)">{}</text>'
+            'transform="translate(16 {:.1f}) rotate(-90)">{}</text>'
         ).format(middle, title)
     return body
 
