@@ -130,7 +130,7 @@ def bad(request: pytest.FixtureRequest, finished: Finished, tmp_path: Path) -> B
     if kind == "cut-off store":
         shutil.copytree(finished.path, store)
         next(store.glob("conformers/energy/c/*")).unlink()
-        return Bad(("info", store), (str(store), "is damaged", "missing", "qmgen generate again"))
+        return Bad(("info", store), (str(store), "is damaged", "missing", "qmgen repair"))
     if kind == "no store":
         return Bad(("info", store), (str(store), "make one with qmgen generate"))
     if kind == "unfinished store":

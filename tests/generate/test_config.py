@@ -110,10 +110,16 @@ def test_no_file_and_an_empty_file_give_the_defaults(tmp_path: Path) -> None:
 
 def test_science_is_all_but_the_cluster() -> None:
     config = load_config(None, {"cluster": {"workers": 3}, "dft": {"functional": "hf"}})
-    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster"}
+    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster", "method"}
     assert RunConfig.model_validate(config.science()) == load_config(
         None, {"dft": {"functional": "hf"}}
     )
+
+
+def test_a_force_field_has_no_level_of_theory() -> None:
+    config = load_config(None, {"": {"method": "mmff94"}, "dft": {"functional": "hf"}})
+    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster", "dft"}
+    assert config.science() == load_config(None, {"": {"method": "mmff94"}}).science()
 
 
 def test_equal_configurations_have_equal_hashes(tmp_path: Path) -> None:

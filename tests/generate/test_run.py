@@ -292,7 +292,7 @@ def test_a_folder_is_no_input(tmp_path: Path) -> None:
 
 
 def test_a_damaged_batch_is_done_again(scheduler: str, tmp_path: Path) -> None:
-    """An attempt that was cut short left three batches, and one of them is truncated."""
+    """An attempt left three batches, of which one is truncated, which shows when it is read."""
     source = write_smiles(tmp_path / "molecules.smi", ONE_PROGRAM)
     config = quick(scheduler, batch_conformers=2)
     clean = generate(source, tmp_path / "clean", config)
@@ -304,7 +304,7 @@ def test_a_damaged_batch_is_done_again(scheduler: str, tmp_path: Path) -> None:
     cut = part_path(output / "parts", 3)
     cut.write_bytes(cut.read_bytes()[:-30])
     summary = generate(source, output, config)
-    assert (summary.resumed_batches, summary.batches) == (2, len(ONE_PROGRAM))
+    assert (summary.resumed_batches, summary.batches) == (3, len(ONE_PROGRAM))
     assert store_digest(output) == store_digest(clean.path)
 
 

@@ -23,7 +23,7 @@ def threads() -> Iterator[Cluster]:
     """Workers that are threads of this process, so that a test decides what they do."""
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qmgen.cli import app
-from qmgen.dataset import Dataset, open_dataset
+from qmgen.dataset import Dataset, verify_store
 from qmgen.dataset.validation import LabelError, ValidationReport, write_validation
 from qmgen.inspection import report, write_report
 from qmgen.inspection.report import level_of_theory, render_report
@@ -170,7 +170,7 @@ def test_command_with_validation(dataset: Dataset, tmp_path: Path) -> None:
     assert "gap meV 1.00e+00 2.50e+00 1.00e-03 4 fails" in page.text
     assert "energy mHa 1.00e-06 3.00e-06 1.00e-03 12 ok" in page.text
     assert {p.name for p in tmp_path.iterdir()} == {"validation.json", "report.html"}
-    open_dataset(dataset.path).verify()
+    assert verify_store(dataset.path).intact
 
 
 def test_a_slip_replaces_no_other_file(dataset: Dataset, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qmgen.cli import app
-from qmgen.dataset import open_dataset
+from qmgen.dataset import open_dataset, write_store
 from qmgen.errors import ConfigError, InputError
 from qmgen.training import TrainConfig, evaluate, load_model, scaling_law
 from qmgen.training.data import ConformerDataModule
@@ -89,17 +89,15 @@ def test_finished_sizes_are_kept(study, store, config, tmp_path, monkeypatch):
         assert one.test_mae == two.test_mae
 
 
-def test_another_study_is_refused(study, store, config, write):
+def test_another_study_is_refused(study, store, config, provenance, tmp_path):
     out = study.csv.parent
     other = config.model_copy(update={"learning_rate": 1e-4})
     with pytest.raises(ConfigError, match="another configuration"):
         scaling_law(store, out, other, SIZES)
-    elsewhere = write([molecule(i, seed=1) for i in range(80)])
-    metadata = elsewhere / "zarr.json"
-    text = metadata.read_text()
-    content = json.loads(text)
-    content["attributes"]["provenance"]["config_hash"] = "0"
-    metadata.write_text(json.dumps(content).ljust(len(text)))
+    elsewhere = tmp_path / "store"
+    records = [molecule(i, seed=1) for i in range(80)]
+    other_run = provenance.model_copy(update={"config_hash": "0"})
+    write_store(elsewhere, records, (), other_run, split_seed=3)
     with pytest.raises(ConfigError, match="another store"):
         scaling_law(elsewhere, out, config, SIZES)
 
