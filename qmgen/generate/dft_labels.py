@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from qmgen.dataset import MoleculeRecord, check_record, pack_symmetric
+from qmgen.dataset import MoleculeRecord, pack_symmetric
 from qmgen.dft import ConformerLabels, DFTConfig, label_conformers
 from qmgen.dft.conformer_labels import LINEAR_DEPENDENCE
 from qmgen.dft.dispersion import dispersion
 from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.generate.config import RunConfig
+from qmgen.generate.labelled_record import labelled_record
 from qmgen.generate.spin import spin_columns, spin_label_names
 from qmgen.molecules import Molecule
 
@@ -126,18 +127,9 @@ def _record(
     if labels.spin is not None:
         columns |= spin_columns(labels.spin, config.labels)
         optional_labels += spin_label_names(config.labels)
-    record = MoleculeRecord(
-        line=molecule.line,
-        source_id=molecule.source_id,
-        smile=molecule.smiles,
-        charge=molecule.charge,
-        spin=molecule.spin,
-        z=molecule.atomic_numbers.astype(np.uint8),
-        nao=labels.orbital_energies.shape[1],
-        conformers={name: np.ascontiguousarray(values[kept]) for name, values in columns.items()},
-    )
-    check_record(record, optional_labels)
-    return record
+    kept_columns = {name: np.ascontiguousarray(values[kept]) for name, values in columns.items()}
+    nao = labels.orbital_energies.shape[1]
+    return labelled_record(molecule, nao, kept_columns, optional_labels)
 
 
 def _dispersion_columns(

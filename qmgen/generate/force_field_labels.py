@@ -6,8 +6,9 @@ Cheap beside DFT: for pre-training, and to rehearse a run of millions of conform
 import numpy as np
 from jaxtyping import Float, Int
 
-from qmgen.dataset import MoleculeRecord, check_record, empty_conformers
+from qmgen.dataset import MoleculeRecord, empty_conformers
 from qmgen.generate.config import RunConfig
+from qmgen.generate.labelled_record import labelled_record
 from qmgen.molecules import Molecule, mmff94
 from qmgen.units import BOHR_PER_ANGSTROM, KCAL_PER_MOL_PER_HARTREE
 
@@ -48,15 +49,4 @@ def label_by_mmff94(
     columns["converged"][:] = True
     if config.labels.forces:
         columns["forces"] = -gradients / (KCAL_PER_MOL_PER_HARTREE * BOHR_PER_ANGSTROM)
-    record = MoleculeRecord(
-        line=molecule.line,
-        source_id=molecule.source_id,
-        smile=molecule.smiles,
-        charge=molecule.charge,
-        spin=molecule.spin,
-        z=molecule.atomic_numbers.astype(np.uint8),
-        nao=0,
-        conformers=columns,
-    )
-    check_record(record, optional)
-    return record
+    return labelled_record(molecule, 0, columns, optional)
