@@ -87,6 +87,7 @@ def test_shells_that_share_exponents() -> None:
     assert np.abs(error(basis, positions, exact)).max() < 10 * ROUNDING
 
 
+@pytest.mark.slow
 def test_small_integrals_in_single_precision() -> None:
     basis, positions = build_basis(WATER, "sto-3g"), waters()
     single = plan_repulsion(basis, positions, single_below=np.inf)
