@@ -12,8 +12,9 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
-from qmgen.errors import ConfigError, MissingExtraError
-from qmgen.generate.config import ClusterConfig, SlurmConfig
+from qmgen.errors import ConfigError
+from qmgen.generate.config import ClusterConfig
+from qmgen.generate.slurm import jobs_kept, slurm_cluster
 
 # Workers that may die with one batch in hand before the batch is blamed.
 _ALLOWED_DEATHS = 4
@@ -82,13 +83,11 @@ def _started(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
         slurm = config.slurm
         with dask.config.set(_scheduler_settings(config)):
             cluster = slurm_cluster(slurm)
-        # Also with a fixed number, as it submits another job in the place of one that ended.
         fewest = slurm.jobs if slurm.fewest_jobs is None else min(slurm.fewest_jobs, slurm.jobs)
-        cluster.adapt(minimum_jobs=fewest, maximum_jobs=slurm.jobs)
         threads = config.worker_threads or max(1, slurm.cores // slurm.processes)
         jobs = f"{slurm.jobs} Slurm job{'s' if slurm.jobs > 1 else ''}"
         name = jobs if fewest == slurm.jobs else f"up to {jobs}"
-        with cluster, Client(cluster) as client:
+        with cluster, jobs_kept(cluster, fewest, slurm.jobs), Client(cluster) as client:
             yield _connected(client, threads, name, slurm.jobs * slurm.processes)
     else:
         cores = available_cores()
@@ -184,32 +183,3 @@ def _local(workers: int, threads: int, config: ClusterConfig) -> Iterator[LocalC
         ) as cluster,
     ):
         yield cluster
-
-
-def slurm_cluster(config: SlurmConfig) -> Any:
-    """Cluster of Slurm jobs, not yet submitted (``dask_jobqueue.SLURMCluster``).
-
-    Raises
-    ------
-    MissingExtraError
-        dask-jobqueue is not installed.
-    """
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise MissingExtraError(
-            "Slurm runs need dask-jobqueue: pip install 'qmgen[slurm]'"
-        ) from error
-    return SLURMCluster(
-        queue=config.queue,
-        account=config.account,
-        cores=config.cores,
-        processes=config.processes,
-        memory=config.memory,
-        walltime=config.walltime,
-        interface=config.interface,
-        # Any free port; the usual one may be another user's on a login node.
-        scheduler_options={"dashboard_address": ":0"},
-        job_extra_directives=list(config.job_extra_directives),
-        job_script_prologue=list(config.job_script_prologue),
-    )

@@ -11,8 +11,9 @@ from distributed import Client
 from qmgen.dataset import open_dataset, store_digest
 from qmgen.errors import ConfigError
 from qmgen.generate import RunConfig, generate
-from qmgen.generate.cluster import available_cores, connect, slurm_cluster
+from qmgen.generate.cluster import available_cores, connect
 from qmgen.generate.config import ClusterConfig, SlurmConfig
+from qmgen.generate.slurm import slurm_cluster
 from tests.generate.conftest import Long, dask_processes
 from tests.generate.runs import Command, clear_message, parts, wait_for, write_smiles, write_yaml
 

@@ -11,7 +11,8 @@ from qmgen.dataset import store_digest
 from tests.generate.runs import Command, wait_for, write_smiles, write_yaml
 
 _SBATCH = """#!/bin/sh
-setsid sh "$1" >> {folder}/jobs.log 2>&1 < /dev/null &
+cp "$1" {folder}/$$.sh
+setsid sh {folder}/$$.sh >> {folder}/jobs.log 2>&1 < /dev/null &
 echo $! >> {folder}/submitted
 echo "Submitted batch job $!"
 """
@@ -41,6 +42,8 @@ def submitted(tmp_path: Path) -> list[int]:
     return [int(line) for line in written.read_text().split()] if written.exists() else []
 
 
+# A lost job is missed after half a minute.
+@pytest.mark.slow
 @pytest.mark.parametrize("fewest", [None, 0])
 def test_a_lost_job_is_replaced(
     slurm: Command, qmgen: Command, tmp_path: Path, fewest: int | None
