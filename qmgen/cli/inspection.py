@@ -14,16 +14,21 @@ def report(
     validation: Annotated[
         Path | None, typer.Option(help="Outcome of `qmgen validate --out` to show.")
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Log of the run, by `qmgen generate --log`, to show how fast it went."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
 ) -> None:
     """Write a page of molecules, distributions of labels, failures and provenance."""
     from qmgen.dataset import open_dataset
     from qmgen.dataset.validation import read_validation
-    from qmgen.inspection import write_report
+    from qmgen.inspection import read_run_history, write_report
 
     dataset = open_dataset(store)
     agreement = None if validation is None else read_validation(validation, dataset)
-    write_report(dataset, out, validation=agreement, seed=seed)
+    history = None if log is None else read_run_history(log, dataset)
+    write_report(dataset, out, validation=agreement, history=history, seed=seed)
     say(f"report in {out}")
 
 

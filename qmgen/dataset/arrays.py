@@ -37,10 +37,10 @@ class Chunking:
         Zstd compression level.
     """
 
-    rows: int = 16384
+    rows: int = 4096
     elements: int = 65536
     strings: int = 4096
-    chunks_per_shard: int = 16
+    chunks_per_shard: int = 64
     level: int = 3
 
     def chunk_rows(self, field: Field) -> int:

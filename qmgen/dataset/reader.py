@@ -288,7 +288,7 @@ class Dataset:
 
         Memory is bounded by the block. A block holds what `split` and `converged_only` leave of
         `block_size` neighbouring rows; empty blocks are left out. Blocks of at least a chunk
-        (16384 rows) avoid decoding chunks twice.
+        (4096 rows) avoid decoding chunks twice.
 
         Parameters
         ----------

@@ -57,6 +57,24 @@ class Point:
 
 
 @dataclass(frozen=True)
+class TimeBar:
+    """A bar of a chart over time, from `start` to `stop`, with the text of its hint."""
+
+    start: float
+    stop: float
+    value: float
+    hint: str
+
+
+@dataclass(frozen=True)
+class TimeMark:
+    """A moment of a chart over time, with the text of its hint."""
+
+    place: float
+    hint: str
+
+
+@dataclass(frozen=True)
 class _Axis:
     low: float
     high: float
@@ -128,7 +146,13 @@ def histogram_chart(data: Histogram, title: str, unit: str) -> Markup:
         else:
             where = f"{number_text(low)} to {number_text(high)} {unit}"
         marks.append(
-            _bar(x.place(low), x.place(high), y.place(float(count)), height - _BOTTOM, where, count)
+            _bar(
+                x.place(low),
+                x.place(high),
+                y.place(float(count)),
+                height - _BOTTOM,
+                f"{where}: {count}",
+            )
         )
     label = (
         f"Histogram of {title}: {data.size} values from {number_text(data.minimum)} to "
@@ -147,7 +171,8 @@ def bar_chart(names: Sequence[str], counts: Sequence[int], title: str) -> Markup
     every = max(1, math.ceil(len(names) * 3 * _LETTER / (width - _LEFT - _RIGHT)))
     for i, (name, count) in enumerate(zip(names, counts, strict=True)):
         left = _LEFT + i * step
-        body += _bar(left, left + step, y.place(float(count)), height - _BOTTOM, name, count)
+        top = y.place(float(count))
+        body += _bar(left, left + step, top, height - _BOTTOM, f"{name}: {count}")
         if i % every == 0:
             body += _text(left + step / 2, height - _BOTTOM + 15, name, "middle")
     body += _text((_LEFT + width - _RIGHT) / 2, height - 6, title, "middle", "axis-title")
@@ -173,6 +198,32 @@ def scatter_chart(
         body += Markup(
             '<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="4"{}{} data-hint="{}"/>'
         ).format(x.place(p.x), y.place(p.y), style, formula, p.hint)
+    return _svg(width, height, label, body, "scatter")
+
+
+def time_chart(
+    bars: Sequence[TimeBar],
+    moments: Sequence[TimeMark],
+    x_title: str,
+    y_title: str,
+    label: str,
+    y_scale: Scale = "linear",
+) -> Markup:
+    """Draw bars that follow each other from time 0, and a line at each moment."""
+    width, height = 720.0, 300.0
+    base, top = height - _SCATTER_BOTTOM, 2 * _TOP
+    x = _Axis(0.0, bars[-1].stop, _SCATTER_LEFT, width - _RIGHT)
+    y = _Axis(0.0, max(*(bar.value for bar in bars), 1.0), base, top, y_scale)
+    body = _x_axis(x, base, height, x_title) + _y_axis(y, x.start, x.stop, y_title)
+    for bar in bars:
+        if bar.value:
+            body += _bar(x.place(bar.start), x.place(bar.stop), y.place(bar.value), base, bar.hint)
+    for moment in moments:
+        # Wide enough to be pointed at.
+        body += Markup(
+            '<rect class="mark break" x="{:.1f}" y="{:.1f}" width="3" height="{:.1f}" '
+            'data-hint="{}"/>'
+        ).format(x.place(moment.place) - 1.5, top, base - top, moment.hint)
     return _svg(width, height, label, body, "scatter")
 
 
@@ -209,11 +260,11 @@ def _svg(width: float, height: float, label: str, body: str, kind: str = "") -> 
     ).format(kind, width, height, label, body)
 
 
-def _bar(left: float, right: float, top: float, bottom: float, name: str, count: int) -> Markup:
+def _bar(left: float, right: float, top: float, bottom: float, hint: str) -> Markup:
     gap = min(1.0, 0.1 * (right - left))
     return Markup(
         '<rect class="mark" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" data-hint="{}"/>'
-    ).format(left + gap / 2, top, max(right - left - gap, 0.5), bottom - top, f"{name}: {count}")
+    ).format(left + gap / 2, top, max(right - left - gap, 0.5), bottom - top, hint)
 
 
 def _x_axis(axis: _Axis, base: float, height: float, title: str) -> Markup:

@@ -32,7 +32,9 @@ from qmgen.inspection.conformers import conformer_spread
 from qmgen.inspection.failures import group_failures
 from qmgen.inspection.histogram import Histogram, histogram
 from qmgen.inspection.quantities import OF_ATOMS, OF_CONFORMERS, OF_ORBITALS
+from qmgen.inspection.run_history import RunHistory
 from qmgen.inspection.sampling import sample_of, sample_rows
+from qmgen.inspection.throughput import run_section
 from qmgen.molecules import depict, morgan_fingerprints
 from qmgen.units import EV_PER_HARTREE
 
@@ -50,6 +52,7 @@ def write_report(
     out: str | os.PathLike[str],
     *,
     validation: ValidationReport | None = None,
+    history: RunHistory | None = None,
     seed: int = 0,
 ) -> None:
     """Write what there is to see of a dataset as one HTML page.
@@ -64,6 +67,8 @@ def write_report(
         File to make or make anew; its name ends in .html.
     validation : ValidationReport, optional
         Agreement with PySCF to show.
+    history : RunHistory, optional
+        How fast the run went, to show.
     seed : int
         Of the samples.
 
@@ -74,11 +79,16 @@ def write_report(
     """
     path = Path(out)
     check_output(path, ".html")
-    replace_file(path, render_report(dataset, validation=validation, seed=seed))
+    page = render_report(dataset, validation=validation, history=history, seed=seed)
+    replace_file(path, page)
 
 
 def render_report(
-    dataset: Dataset, *, validation: ValidationReport | None = None, seed: int = 0
+    dataset: Dataset,
+    *,
+    validation: ValidationReport | None = None,
+    history: RunHistory | None = None,
+    seed: int = 0,
 ) -> str:
     """Give the page that `write_report` writes, as text."""
     sample = dataset.batch(sample_rows(len(dataset), _CONFORMERS, seed), _columns(dataset))
@@ -104,6 +114,7 @@ def render_report(
         space=_space(sample, formulas, seed),
         spread=_spread(dataset, sample, formulas, seed),
         failures=_failures(dataset),
+        run=None if history is None else run_section(history),
         validation=validation,
         # Rendering reads it after everything has been drawn.
         formulas=formulas.drawn,

@@ -21,6 +21,7 @@ from qmgen.generate import RunConfig, generate, load_config, validate
 from qmgen.generate.parts import part_path, save_part
 from qmgen.generate.plan import Plan
 from qmgen.generate.worker import label_batch
+from qmgen.inspection import read_run_history
 from qmgen.molecules import embed_conformers, mmff94, molecule_from_smiles
 from qmgen.units import BOHR_PER_ANGSTROM
 from tests.generate.conftest import Finished, Long
@@ -337,6 +338,12 @@ def test_a_run_tells_what_it_does(scheduler: str, tmp_path: Path) -> None:
     assert sorted(event["conformers"] for event in batches.values()) == [0, 3, 3]
     (failure,) = [failure for event in batches.values() for failure in event["failures"]]
     assert (failure["line"], failure["stage"]) == (3, "label")
+    # The report reads it; of the nine conformers three were labelled before.
+    (attempt,) = read_run_history(log, open_dataset(tmp_path / "store")).attempts
+    assert attempt.ended
+    assert [b.number for b in attempt.batches] == [*batches]
+    assert [b.conformers for b in attempt.batches] == [b["conformers"] for b in batches.values()]
+    assert sum(b.failures for b in attempt.batches) == 1
     with Client(scheduler, set_as_default=False) as client:
         page = client.run_on_scheduler(metrics_page)
     assert "qmgen_conformers_committed 12.0" in page

@@ -1,8 +1,10 @@
 """Stores of real molecules and geometries with made-up labels, and a browser to look at pages."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,7 @@ FAILURES = [
 
 Write = Callable[..., Dataset]
 _TIMEOUT = 30_000  # ms
+_NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture(scope="session")
@@ -212,6 +215,35 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
     yield make
     for one in visits:
         one.context.close()
+
+
+def log_line(seconds: float, event: str, process: int = 7, **values: Any) -> str:
+    """A line of a run's log, as `qmgen generate --log` writes it."""
+    time = datetime.fromtimestamp(_NEW_YEAR + seconds, UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": time, "event": event, "process": process, **values}) + "\n"
+
+
+def write_log(path: Path, dataset: Dataset) -> Path:
+    """Log of a run of `dataset` in batches of two conformers, a minute each, interrupted once.
+
+    Twelve minutes of the first attempt, a pause of an hour, then the rest.
+    """
+    start = {"output": f"elsewhere/{dataset.path.name}", "input": HOSTILE, "molecules": 13}
+    failure = {"line": 3, "stage": "label", "reason": HOSTILE}
+    lines = [log_line(0, "start", **start)]
+    pause, batches = 0.0, -(-len(dataset) // 2)
+    for number in range(batches):
+        if number == 12:
+            pause = 3600.0
+            lines.append(log_line(720 + pause, "start", **start))
+        conformers = min(2, len(dataset) - 2 * number)
+        values = {"batch": number, "conformers": conformers, "failures": [failure] * (number == 5)}
+        # The first one is quick.
+        at = 60.0 * (number + 1) + pause if number else 10.0
+        lines.append(log_line(at, "batch", **values))
+    lines.append(log_line(60.0 * batches + pause, "end", output=start["output"]))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 def fails(call: Callable[[], object]) -> str:

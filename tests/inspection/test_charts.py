@@ -9,6 +9,8 @@ import pytest
 
 from qmgen.inspection.charts import (
     Point,
+    TimeBar,
+    TimeMark,
     bar_chart,
     colour,
     colour_legend,
@@ -16,6 +18,7 @@ from qmgen.inspection.charts import (
     nice_ticks,
     number_text,
     scatter_chart,
+    time_chart,
 )
 from qmgen.inspection.histogram import histogram
 from tests.inspection.conftest import HOSTILE
@@ -66,6 +69,23 @@ def test_points_lie_where_their_values_are() -> None:
     assert colour(0.5) in circles[1].get("style", "")
     # A single place still has axes.
     assert len(marks(scatter_chart([Point(1.0, 1.0, "one")], "x", "y", "label"))) == 1
+
+
+def test_bars_over_time_are_as_wide_as_their_intervals() -> None:
+    bars = [TimeBar(0.0, 2.0, 4.0, HOSTILE), TimeBar(2.0, 4.0, 0.0, "none")]
+    bars.append(TimeBar(4.0, 5.0, 8.0, "c"))
+    chart = time_chart(bars, [TimeMark(2.0, "pause")], "x", "y", "label")
+    assert "<script" not in chart
+    first, last = marks(chart)  # an empty interval has no bar
+    for name, ratio in (("height", 1 / 2), ("width", 2)):
+        assert float(first.get(name, 0)) / float(last.get(name, 1)) == pytest.approx(
+            ratio, rel=0.02
+        )
+    line = next(e for e in ElementTree.fromstring(chart).iter() if e.get("class") == "mark break")
+    assert line.get("data-hint") == "pause"
+    end = float(first.get("x", 0)) + float(first.get("width", 0))
+    middle = float(line.get("x", 0)) + float(line.get("width", 0)) / 2
+    assert middle == pytest.approx(end, abs=1.0)
 
 
 def test_colours_are_viridis() -> None:

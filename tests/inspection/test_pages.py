@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qmgen.dataset import Dataset
-from qmgen.inspection import write_report
+from qmgen.inspection import read_run_history, write_report
 from qmgen.inspection.server import make_server
-from tests.inspection.conftest import HOSTILE, HOSTILE_TOO, Visit
+from tests.inspection.conftest import HOSTILE, HOSTILE_TOO, Visit, write_log
 
 WIDE = {"width": 1200, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -18,8 +18,9 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def report(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(dataset, path)
+    folder = tmp_path_factory.mktemp("report")
+    log, path = write_log(folder / "run.jsonl", dataset), folder / "report.html"
+    write_report(dataset, path, history=read_run_history(log, dataset))
     return path
 
 
@@ -72,6 +73,21 @@ def test_report(visit: Callable[..., Visit], report: Path) -> None:
     before = hint.inner_text()
     page.keyboard.press("ArrowRight")
     assert hint.inner_text() != before
+    # Nothing is drawn outside its chart, and an interruption explains itself as a bar does.
+    charts = page.locator("#run svg.chart")
+    assert charts.count() == 2
+    page.locator("#run rect.break").first.hover()
+    assert hint.inner_text().startswith("interrupted 2026-01-01 00:12:00 UTC")
+    page.locator("#run rect.mark").first.hover()
+    assert hint.inner_text() == "0 to 5 minutes: 1.6 a minute"
+    assert page.evaluate("""
+        [...document.querySelectorAll("#run svg.chart")].every((chart) => {
+          const { left, right, top, bottom } = chart.getBoundingClientRect();
+          return [...chart.querySelectorAll("*")].every((part) => {
+            const box = part.getBoundingClientRect();
+            return box.left >= left && box.right <= right && box.top >= top && box.bottom <= bottom;
+          });
+        })""")
     assert page.locator("#molecules .card .formula svg").count() == 12
     assert page.get_by_text(HOSTILE).count() > 1
     assert page.get_by_text(HOSTILE_TOO).count() == 1
