@@ -2,17 +2,20 @@
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from qmgen.dataset import MoleculeRecord
+from qmgen.dataset import MoleculeRecord, Place, RemotePath
 from qmgen.generate.parts import load_part
 from qmgen.generate.plan import Plan
 from qmgen.generate.worker import LabelledSlice
 
+# Objects that are read at a time.
+_AT_ONCE = 8
 
-def finished_records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
+
+def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
     """Molecules in the order of the input, one window in memory at a time.
 
     What went wrong with them is added to the plan.
@@ -20,8 +23,8 @@ def finished_records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
     plan.forget_label_failures()
     for window in plan.windows():
         pieces: dict[int, list[LabelledSlice]] = {}
-        for batch in window:
-            for part in load_part(parts, batch):
+        for batch in _loaded(parts, window):
+            for part in batch:
                 pieces.setdefault(part.number, []).append(part)
         slices = itertools.chain.from_iterable(pieces.values())
         plan.add_label_failures(itertools.chain.from_iterable(s.failures for s in slices))
@@ -29,6 +32,15 @@ def finished_records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
             record = joined([p.record for p in pieces[number] if p.record is not None])
             if record is not None:
                 yield record
+
+
+def _loaded(parts: Place, batches: list[int]) -> Iterator[list[LabelledSlice]]:
+    if not isinstance(parts, RemotePath):
+        yield from (load_part(parts, batch) for batch in batches)
+        return
+    # Each object is a wait for the network.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(lambda batch: load_part(parts, batch), batches)
 
 
 def joined(records: list[MoleculeRecord]) -> MoleculeRecord | None:

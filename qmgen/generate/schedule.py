@@ -4,15 +4,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
-import numpy as np
 from distributed import Future, as_completed
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from qmgen.dataset import Failure
 from qmgen.dft.orbital_guess import OrbitalGuess
-from qmgen.errors import ClusterError
+from qmgen.errors import ClusterError, StoreError
 from qmgen.generate.cluster import Cluster
+from qmgen.generate.commit import (
+    Receipt,
+    SharedParts,
+    WrongResultError,
+    check_receipt,
+    check_slices,
+    label_and_commit,
+)
 from qmgen.generate.config import RunConfig
 from qmgen.generate.plan import Batch, Slice
 from qmgen.generate.worker import LabelledSlice, label_batch, prepare_process
@@ -29,7 +36,8 @@ def run_batches(
     batches: Iterator[Batch],
     config: RunConfig,
     guess: OrbitalGuess | None = None,
-) -> Iterator[tuple[Batch, list[LabelledSlice]]]:
+    parts: SharedParts | None = None,
+) -> Iterator[tuple[Batch, list[LabelledSlice] | Receipt]]:
     """Label batches on a cluster and give each as it is done, in any order.
 
     A worker that dies costs only what it had in hand: Dask gives that to another. A batch that
@@ -46,12 +54,21 @@ def run_batches(
         Of the run.
     guess
         Predicts orbitals to start from.
+    parts
+        Where workers commit what they have done. They then give receipts, but for batches that
+        were taken apart, whose labels come to be committed by the caller.
     """
 
     def submit(batch: Batch) -> Future:
         return cluster.client.submit(
             label_batch, batch, config, cluster.threads, guess, pure=False, retries=_RETRIES
         )
+
+    def submit_whole(batch: Batch) -> Future:
+        if parts is None:
+            return submit(batch)
+        task = (label_and_commit, batch, config, cluster.threads, guess, parts)
+        return cluster.client.submit(*task, pure=False, retries=_RETRIES)
 
     workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
     window = max(4, _AHEAD * len(workers))
@@ -61,7 +78,7 @@ def run_batches(
     def start_next() -> None:
         batch = next(batches, None)
         if batch is not None:
-            future = submit(batch)
+            future = submit_whole(batch)
             running[future.key] = batch
             queue.add(future)
 
@@ -69,7 +86,7 @@ def run_batches(
         start_next()
     for future in queue:
         batch = running.pop(future.key)
-        result = _outcome(future, batch)
+        result = _outcome(future, batch, committed=parts is not None)
         start_next()
         if isinstance(result, Exception):
             _check_workers(cluster, result)
@@ -78,14 +95,14 @@ def run_batches(
         future.release()
 
 
-def _outcome(future: Future, batch: Batch) -> list[LabelledSlice] | Exception:
+def _outcome(future: Future, batch: Batch, *, committed: bool = False) -> Any:
     """Result of a batch, or the error that its molecules may be to blame for."""
     result = _result(future)
     if isinstance(result, Exception):
         return result
     try:
-        _check_result(batch, result)
-    except _WrongResultError as error:
+        (check_receipt if committed else check_slices)(batch, result)
+    except WrongResultError as error:
         return error
     return result
 
@@ -104,6 +121,8 @@ def _result(future: Future) -> Any:
         raise ClusterError(
             "lost the Dask scheduler; finished batches are kept, run the same command again"
         ) from error
+    except StoreError as error:
+        raise ClusterError(f"a worker can't commit what it has done: {error}") from error
     except (ImportError, OSError) as error:
         raise ClusterError(
             f"a worker can't do its work ({type(error).__name__}: {error}); give the workers the "
@@ -112,27 +131,6 @@ def _result(future: Future) -> Any:
     except Exception as error:
         # Any other error is recorded with the molecule that raises it, by the caller.
         return error
-
-
-class _WrongResultError(Exception):
-    """A worker gave something else than it was asked for."""
-
-
-def _check_result(batch: Batch, result: object) -> None:
-    wanted = [part.number for part in batch.slices]
-    if not isinstance(result, list) or [getattr(s, "number", None) for s in result] != wanted:
-        raise _WrongResultError("a worker gave other molecules than it was asked for")
-    for part, done in zip(batch.slices, result, strict=True):
-        if done.record is None:
-            continue
-        molecule, index = Molecule.from_json(part.molecule_json), done.record.conformers["index"]
-        if (
-            done.record.line != molecule.line
-            or not np.array_equal(done.record.z, molecule.atomic_numbers)
-            or (index < part.start).any()
-            or (index >= part.stop).any()
-        ):
-            raise _WrongResultError("a worker gave conformers that it was not asked for")
 
 
 def _check_workers(cluster: Cluster, error: Exception) -> None:
