@@ -21,7 +21,8 @@ class RemoteStore(FsspecStore):
     def url(self) -> str:
         """Where the objects are."""
         url: str = self.fs.unstrip_protocol(self.path)
-        return url
+        # Paths in memory begin with a slash.
+        return url.replace(":///", "://")
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -44,6 +45,8 @@ class RemoteStore(FsspecStore):
 class UnpublishedStore(RemoteStore):
     """Writes all objects but the root's metadata, without which there is no dataset yet.
 
+    Nobody else writes there, so it need not ask for what it has not written itself.
+
     Attributes
     ----------
     root : bytes or None
@@ -62,8 +65,10 @@ class UnpublishedStore(RemoteStore):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read an object or a part of it; None if there is none."""
-        if key == _ROOT:
-            return None if self.root is None else prototype.buffer.from_bytes(self.root)
+        if key not in self.written:
+            return None
+        if key == _ROOT and self.root is not None:
+            return prototype.buffer.from_bytes(self.root)
         return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
@@ -77,7 +82,7 @@ class UnpublishedStore(RemoteStore):
 
     async def exists(self, key: str) -> bool:
         """Whether there is an object."""
-        return self.root is not None if key == _ROOT else await super().exists(key)
+        return key in self.written
 
 
 def zarr_store(place: Place) -> Store:

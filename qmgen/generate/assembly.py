@@ -2,17 +2,13 @@
 
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from qmgen.dataset import MoleculeRecord, Place, RemotePath
-from qmgen.generate.parts import load_part
+from qmgen.dataset import MoleculeRecord, Place
+from qmgen.generate.parts import load_parts
 from qmgen.generate.plan import Plan
 from qmgen.generate.worker import LabelledSlice
-
-# Objects that are read at a time.
-_AT_ONCE = 8
 
 
 def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
@@ -23,7 +19,7 @@ def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
     plan.forget_label_failures()
     for window in plan.windows():
         pieces: dict[int, list[LabelledSlice]] = {}
-        for batch in _loaded(parts, window):
+        for batch in load_parts(parts, window):
             for part in batch:
                 pieces.setdefault(part.number, []).append(part)
         slices = itertools.chain.from_iterable(pieces.values())
@@ -32,15 +28,6 @@ def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
             record = joined([p.record for p in pieces[number] if p.record is not None])
             if record is not None:
                 yield record
-
-
-def _loaded(parts: Place, batches: list[int]) -> Iterator[list[LabelledSlice]]:
-    if not isinstance(parts, RemotePath):
-        yield from (load_part(parts, batch) for batch in batches)
-        return
-    # Each object is a wait for the network.
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda batch: load_part(parts, batch), batches)
 
 
 def joined(records: list[MoleculeRecord]) -> MoleculeRecord | None:
