@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
+from zarr.core.sync import sync
 
 _ROOT = Path(__file__).parent
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
@@ -53,11 +54,20 @@ def bucket() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
+        close_connections()
         s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
-    s3fs.S3FileSystem.clear_instance_cache()
+    close_connections()
     server.stop()
+
+
+def close_connections() -> None:
+    """Forget servers and credentials that this process knows."""
+    for fs in s3fs.S3FileSystem._cache.values():
+        # Those of the other loop s3fs closes itself.
+        if fs.asynchronous and fs._s3 is not None:
+            sync(fs._s3.close())
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

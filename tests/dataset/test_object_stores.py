@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import s3fs
 
 from qmgen.dataset import (
     RUN_FILE,
@@ -29,6 +28,7 @@ from qmgen.errors import (
     StoreIncompleteError,
     StoreUnreachableError,
 )
+from tests.conftest import close_connections
 
 CREATED = "2026-01-01T00:00:00+00:00"
 
@@ -106,11 +106,11 @@ def test_a_forked_process_reads_objects(bucket, write_to) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.delenv(name)
-        s3fs.S3FileSystem.clear_instance_cache()
+        close_connections()
         for read in (open_dataset, verify_store):
             with pytest.raises(StoreUnreachableError, match="credentials"):
                 read(url)
-    s3fs.S3FileSystem.clear_instance_cache()
+    close_connections()
 
 
 def test_changed_metadata_are_found(memory, write_to) -> None:
