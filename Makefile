@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-accelerator benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -71,6 +71,14 @@ benchmark-workers: setup
 # Conformers per second of every loader against schnetpack's ASE database; minutes.
 benchmark-loaders: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/loaders.py
+
+# Labels per second of a GPU, if JAX finds one (pip install 'jax[cuda13]').
+benchmark-accelerator: setup
+	$(BIN)/python benchmarks/accelerator.py
+
+# A million conformers of QM9's molecules with a force field, killed once; about an hour.
+benchmark-million: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/million.py
 
 # The test error by size of the training set, in scaling/law; goes on where it was interrupted.
 SIZES := 384,768,1536,3072,6144,12288

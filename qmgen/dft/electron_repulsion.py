@@ -5,8 +5,9 @@ whose integrals matter for any of the conformers, by Schwarz' inequality; small 
 float32. `qmgen.dft.repulsion_class` has the program of two classes, which molecules share.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,8 @@ _MOST_PAIRS = _CLASS_SIZE - 15
 _ATOM_STEP = 32
 # What is done with a block of pairs.
 _LEFT_OUT, _SINGLE, _DOUBLE = range(3)
+# Blocks that a GPU computes at once; a divisor of the numbers in `_items_at_a_time`.
+_BLOCKS_SIDE_BY_SIDE = 128
 # Rows of 64 numbers that fill a part of a core's second-level cache.
 _ROWS_AT_A_TIME = 2048
 
@@ -207,8 +210,10 @@ def _places(
 
 
 def electron_repulsion(
-    plan: RepulsionPlan, positions: Float[np.ndarray, "nconf nat 3"]
-) -> Float[np.ndarray, "nconf neri"]:
+    plan: RepulsionPlan,
+    positions: Float[np.ndarray, "nconf nat 3"],
+    side_by_side: int | None = None,
+) -> Float[Array | np.ndarray, "nconf neri"]:
     """Distinct two-electron integrals, packed as in `Integrals.eri`, Hartree.
 
     Parameters
@@ -217,23 +222,65 @@ def electron_repulsion(
         Of the molecule; the conformers must be among those that it was made for.
     positions
         Of the atoms, Bohr.
+    side_by_side
+        Blocks of pairs computed at once; by default 1 on a CPU and many on other devices, where the
+        result stays.
     """
+    if side_by_side is None:
+        side_by_side = 1 if jax.default_backend() == "cpu" else _BLOCKS_SIDE_BY_SIDE
     expansions = _expansions(plan, positions)
-    results = []
-    for work in plan.work:
-        bra, ket = expansions[work.bra], expansions[work.ket]
-        result = class_integrals(bra, ket, work.items, work.nitem, kind=work.kind)
-        # On a CPU the array is only looked at: NumPy copies rows ten times as fast as XLA.
-        results.append(np.asarray(result).reshape(-1, positions.shape[0]))
-    ordered = np.empty((positions.shape[0], plan.neri))
+    results = (
+        class_integrals(
+            expansions[work.bra],
+            expansions[work.ket],
+            work.items,
+            work.nitem,
+            kind=work.kind,
+            side_by_side=side_by_side,
+        ).reshape(-1, positions.shape[0])
+        for work in plan.work
+    )
+    order = _ordered if side_by_side == 1 else _ordered_on_device
+    return order(plan, results, positions.shape[0])
+
+
+def _ordered(
+    plan: RepulsionPlan, results: Iterable[Float[Array, "_nvalue nconf"]], nconf: int
+) -> Float[np.ndarray, "nconf neri"]:
+    # On a CPU the arrays are only looked at: NumPy copies rows ten times as fast as XLA.
+    values = [np.asarray(result) for result in results]
+    ordered = np.empty((nconf, plan.neri))
     # A block stays within the cache while it is filled and transposed.
-    block = np.empty((_ROWS_AT_A_TIME, positions.shape[0]))
+    block = np.empty((_ROWS_AT_A_TIME, nconf))
     for start, stop, parts in _blocks_in_order(plan):
         block[:] = 0
-        for work, rows, some in zip(plan.work, results, parts, strict=True):
+        for work, rows, some in zip(plan.work, values, parts, strict=True):
             block[work.target[some] - start] = rows[work.source[some]]
         ordered[:, start:stop] = block[: stop - start].T
     return ordered
+
+
+def _ordered_on_device(
+    plan: RepulsionPlan, results: Iterable[Float[Array, "_nvalue nconf"]], nconf: int
+) -> Float[Array, "nconf neri"]:
+    ordered = jnp.zeros((plan.neri, nconf))
+    for work, rows in zip(plan.work, results, strict=True):
+        ordered = _placed(ordered, rows, work.source, work.target)
+    return ordered.T
+
+
+@partial(jax.jit, donate_argnums=0)
+def _placed(
+    ordered: Float[Array, "neri nconf"],
+    rows: Float[Array, "_nvalue nconf"],
+    source: Int[Array, " nplaced"],
+    target: Int[Array, " nplaced"],
+) -> Float[Array, "neri nconf"]:
+    """Integrals with those of some blocks put where they belong."""
+    values = rows.at[source].get(mode="promise_in_bounds").astype(ordered.dtype)
+    return ordered.at[target].set(
+        values, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+    )
 
 
 def electron_repulsion_gradient(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -109,9 +110,9 @@ def native_engine(plan: NativePlan) -> IntegralEngine:
             for part in np.split(filled, len(filled) // plan.lanes.number)
         ]
         one_electron = libcint_one_electron_integrals(basis, positions)
+        together = np.concatenate if isinstance(eri[0], np.ndarray) else jnp.concatenate
         return replace(
-            one_electron,
-            eri=np.concatenate(eri)[: len(positions)] if len(eri) > 1 else eri[0][: len(positions)],
+            one_electron, eri=(together(eri) if len(eri) > 1 else eri[0])[: len(positions)]
         )
 
     return integrals

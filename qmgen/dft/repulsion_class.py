@@ -300,7 +300,7 @@ def components_of(
     return jnp.stack(components)
 
 
-@shared_program(static_argnames="kind")
+@shared_program(static_argnames=("kind", "side_by_side"))
 def class_integrals(
     bra: Expansion,
     ket: Expansion,
@@ -308,6 +308,7 @@ def class_integrals(
     nitem: Int[Array, ""],
     *,
     kind: ClassKind,
+    side_by_side: int = 1,
 ) -> Float[Array, "nplace cket cbra nket nconf"]:
     """Integrals of blocks of pairs of two classes.
 
@@ -322,6 +323,9 @@ def class_integrals(
         How many of the items count; the others' results are zero.
     kind
         Of the classes, with the blocks' size and the precision.
+    side_by_side
+        Blocks computed at once, a divisor of ``nplace``. One is what a core's cache holds; the many
+        lanes of a GPU are idle with so few.
     """
     stages = ClassStages(kind)
     nconf = bra.centres.shape[-1]
@@ -345,11 +349,15 @@ def class_integrals(
         half = stages.bra_components(sums, left.monomials[:, None, None])
         return stages.ket_components(half.swapaxes(0, 1), right.monomials[:, None])
 
-    def add_item(n: Array, result: Array) -> Array:
-        block = one_block(*items[n])
-        return jax.lax.dynamic_update_index_in_dim(result, block, n, 0)
+    def add_items(n: Array, result: Array) -> Array:
+        if side_by_side == 1:
+            return jax.lax.dynamic_update_index_in_dim(result, one_block(*items[n]), n, 0)
+        first = n * side_by_side
+        some = jax.vmap(one_block)(*_slice(items, first, side_by_side, 0).T)
+        return jax.lax.dynamic_update_slice_in_dim(result, some, first, 0)
 
     start = jnp.zeros(
         (items.shape[0], kind.ket.ncomponent, kind.bra.ncomponent, kind.tile, nconf), stages.dtype
     )
-    return jax.lax.fori_loop(0, nitem, add_item, start)
+    # Items that only fill up have no groups of primitives, and so are zero.
+    return jax.lax.fori_loop(0, (nitem + side_by_side - 1) // side_by_side, add_items, start)

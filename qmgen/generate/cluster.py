@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,24 @@ _ALLOWED_DEATHS = 4
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected cluster; ``threads`` is the number of cores each worker may use."""
+    """A connected cluster.
+
+    Attributes
+    ----------
+    client
+        Connection to its scheduler.
+    threads
+        Cores that each worker may use.
+    description
+        For the user.
+    workers
+        How many there may come to be, so that there is work for all of them; 0 if unknown.
+    """
 
     client: Client
     threads: int
     description: str
+    workers: int = 0
 
 
 def available_cores() -> int:
@@ -54,29 +68,42 @@ def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
     """
     if config.scheduler and config.slurm:
         raise ConfigError("cluster: give either scheduler or slurm, not both")
+    with _quiet_client(), _started(config, batches) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _started(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
     if config.scheduler:
         with _reach(config.scheduler) as client:
-            yield _connected(client, config.worker_threads or 1, config.scheduler)
+            threads = config.worker_threads or 1
+            yield _connected(client, threads, config.scheduler, config.workers or 0)
     elif config.slurm:
+        slurm = config.slurm
         with dask.config.set(_scheduler_settings(config)):
-            cluster = slurm_cluster(config.slurm)
-        cluster.scale(jobs=config.slurm.jobs)
-        threads = config.worker_threads or max(1, config.slurm.cores // config.slurm.processes)
+            cluster = slurm_cluster(slurm)
+        # Also with a fixed number, as it submits another job in the place of one that ended.
+        fewest = slurm.jobs if slurm.fewest_jobs is None else min(slurm.fewest_jobs, slurm.jobs)
+        cluster.adapt(minimum_jobs=fewest, maximum_jobs=slurm.jobs)
+        threads = config.worker_threads or max(1, slurm.cores // slurm.processes)
+        jobs = f"{slurm.jobs} Slurm job{'s' if slurm.jobs > 1 else ''}"
+        name = jobs if fewest == slurm.jobs else f"up to {jobs}"
         with cluster, Client(cluster) as client:
-            yield _connected(client, threads, f"{config.slurm.jobs} Slurm jobs")
+            yield _connected(client, threads, name, slurm.jobs * slurm.processes)
     else:
         cores = available_cores()
         workers = max(1, min(config.workers or cores, batches))
         threads = config.worker_threads or max(1, cores // (config.workers or cores))
         with _local(workers, threads, config) as cluster, Client(cluster) as client:
             client.register_plugin(_QuietWorker())
-            yield _connected(client, threads, f"{workers} local workers")
+            yield _connected(client, threads, f"{workers} local workers", workers)
 
 
-def _connected(client: Client, threads: int, name: str) -> Cluster:
+def _connected(client: Client, threads: int, name: str, workers: int) -> Cluster:
     link = client.dashboard_link
     dashboard = f", dashboard {link}" if link else ""
-    return Cluster(client, threads, f"labelling on {name}, {threads} threads each{dashboard}")
+    description = f"labelling on {name}, {threads} threads each{dashboard}"
+    return Cluster(client, threads, description, workers)
 
 
 @contextmanager
@@ -90,6 +117,25 @@ def _reach(address: str) -> Iterator[Client]:
         ) from error
     with client:
         yield client
+
+
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Leave out the traceback that a client logs when it gives its scheduler up.
+
+    Its tasks are cancelled then, which is no error beside the one that the caller gets.
+    """
+
+    def is_told(record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, CancelledError)
+
+    logger = logging.getLogger("distributed.utils")
+    logger.addFilter(is_told)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_told)
 
 
 class _QuietWorker(WorkerPlugin):

@@ -95,7 +95,13 @@ class LabelConfig(_Frozen):
 class SlurmConfig(_Frozen):
     """Jobs that dask-jobqueue submits; each runs one or more workers."""
 
-    jobs: int = Field(1, ge=1, description="Number of Slurm jobs.")
+    jobs: int = Field(1, ge=1, description="Number of Slurm jobs at a time.")
+    fewest_jobs: int | None = Field(
+        None,
+        ge=0,
+        description="Let the number of jobs follow the work that is left, between this and `jobs`; "
+        "constant if null.",
+    )
     queue: str | None = Field(None, description="Partition; the cluster's default if null.")
     account: str | None = Field(None, description="Account to charge.")
     cores: int = Field(16, ge=1, description="Cores of a job.")
@@ -113,7 +119,10 @@ class ClusterConfig(_Frozen):
     """Where the work is done; it never changes a result."""
 
     workers: int | None = Field(
-        None, ge=1, description="Worker processes on this machine; one a core by default."
+        None,
+        ge=1,
+        description="Worker processes on this machine; one a core by default. With `scheduler`, "
+        "how many workers to have work for where more may join than are there at the start.",
     )
     scheduler: str | None = Field(
         None, description="Address of a running Dask scheduler, tcp://host:port."

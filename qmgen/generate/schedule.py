@@ -1,9 +1,11 @@
 """Keeps a cluster's workers busy with batches, a bounded number at a time."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from distributed import Future, as_completed
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
@@ -27,6 +29,9 @@ from qmgen.molecules import Molecule
 
 # Batches handed out ahead for each worker, so that none waits for the network.
 _AHEAD = 2
+_FEWEST = 4
+# Seconds between two counts of the workers.
+_LOOK_S = 10.0
 # What a passing trouble of a machine raises is gone at another attempt.
 _RETRIES = 2
 
@@ -58,44 +63,85 @@ def run_batches(
         Where workers commit what they have done. They then give receipts, but for batches that
         were taken apart, whose labels come to be committed by the caller.
     """
-
-    def submit(batch: Batch) -> Future:
-        return cluster.client.submit(
-            label_batch, batch, config, cluster.threads, guess, pure=False, retries=_RETRIES
-        )
-
-    def submit_whole(batch: Batch) -> Future:
-        if parts is None:
-            return submit(batch)
-        task = (label_and_commit, batch, config, cluster.threads, guess, parts)
-        return cluster.client.submit(*task, pure=False, retries=_RETRIES)
-
-    workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
-    window = max(4, _AHEAD * len(workers))
-    running: dict[str, Batch] = {}
+    running: dict[str, _Task] = {}
+    split: dict[int, _Split] = {}
     queue = as_completed()
+    wanted = _Wanted(cluster)
 
-    def start_next() -> None:
-        batch = next(batches, None)
-        if batch is not None:
-            future = submit_whole(batch)
-            running[future.key] = batch
-            queue.add(future)
+    def submit(task: _Task) -> None:
+        call: tuple[Any, ...] = (label_batch, task.batch, config, cluster.threads, guess)
+        if parts is not None and task.position is None:
+            call = (label_and_commit, *call[1:], parts)
+        future = cluster.client.submit(*call, pure=False, retries=_RETRIES)
+        running[future.key] = task
+        queue.add(future)
 
-    for _ in range(window):
-        start_next()
+    def fill() -> None:
+        while len(running) < wanted.number():
+            batch = next(batches, None)
+            if batch is None:
+                return
+            submit(_Task(batch))
+
+    fill()
     for future in queue:
-        batch = running.pop(future.key)
-        result = _outcome(future, batch, committed=parts is not None)
-        start_next()
+        batch, position = running.pop(future.key)
+        result = _outcome(future, batch, committed=parts is not None and position is None)
         if isinstance(result, Exception):
             _check_workers(cluster, result)
-            result = _one_by_one(submit, batch, result)
+            if position is not None or (
+                len(batch.slices) == 1 and isinstance(result, KilledWorker)
+            ):
+                # Its workers have died often enough.
+                result = [_blame(batch.slices[0], result)]
+            else:
+                split[batch.number] = _Split(batch, {})
+                for i, part in enumerate(batch.slices):
+                    submit(_Task(Batch(batch.number, (part,)), i))
+                continue
+        if position is not None:
+            whole = split[batch.number]
+            whole.done[position] = result[0]
+            if len(whole.done) < len(whole.batch.slices):
+                continue
+            del split[batch.number]
+            batch, result = whole.batch, [whole.done[i] for i in sorted(whole.done)]
+        fill()
         yield batch, result
         future.release()
 
 
-def _outcome(future: Future, batch: Batch, *, committed: bool = False) -> Any:
+class _Task(NamedTuple):
+    """A batch in hand, or one slice of a batch that failed as a whole, and which one that is."""
+
+    batch: Batch
+    position: int | None = None
+
+
+class _Split(NamedTuple):
+    """A batch whose slices are tasks of their own, and those of them that are done."""
+
+    batch: Batch
+    done: dict[int, LabelledSlice]
+
+
+class _Wanted:
+    """How many batches to have in hand; workers may join and leave while a run goes on."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._next_look = -np.inf
+        self._number = _FEWEST
+
+    def number(self) -> int:
+        if (now := time.monotonic()) >= self._next_look:
+            self._next_look = now + _LOOK_S
+            workers = max(len(self._cluster.client.nthreads()), self._cluster.workers)
+            self._number = max(_FEWEST, _AHEAD * workers)
+        return self._number
+
+
+def _outcome(future: Future, batch: Batch, *, committed: bool) -> Any:
     """Result of a batch, or the error that its molecules may be to blame for."""
     result = _result(future)
     if isinstance(result, Exception):
@@ -144,21 +190,6 @@ def _check_workers(cluster: Cluster, error: Exception) -> None:
             f"the scheduler or its workers can't run qmgen ({outcome}); give them the same "
             "environment as this process, then run the same command again"
         ) from outcome
-
-
-def _one_by_one(
-    submit: Callable[[Batch], Future], batch: Batch, error: Exception
-) -> list[LabelledSlice]:
-    """Label the slices of a batch that failed as a whole, each in a task of its own."""
-    if len(batch.slices) == 1 and isinstance(error, KilledWorker):
-        # Its workers have died often enough.
-        return [_blame(batch.slices[0], error)]
-    results: list[LabelledSlice] = []
-    for part in batch.slices:
-        alone = Batch(batch.number, (part,))
-        outcome = _outcome(submit(alone), alone)
-        results.extend([_blame(part, outcome)] if isinstance(outcome, Exception) else outcome)
-    return results
 
 
 def _blame(part: Slice, error: Exception) -> LabelledSlice:

@@ -3,8 +3,6 @@
 import re
 from typing import Any
 
-from rdkit.Chem.Draw import rdMolDraw2D
-
 from qmgen.molecules.rdkit_log import captured_errors
 from qmgen.molecules.smiles import require_smiles
 
@@ -53,6 +51,8 @@ def depict(smiles: str, width: int = 200, height: int = 150) -> str:
     MoleculeParseError
         RDKit can't parse it.
     """
+    from rdkit.Chem.Draw import rdMolDraw2D
+
     mol = require_smiles(smiles)
     drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
     options: Any = drawer.drawOptions()

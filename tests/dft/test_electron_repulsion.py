@@ -6,6 +6,7 @@ molecules with s and sp shells, 8 conformers, share theirs between tests.
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_shells_that_share_exponents() -> None:
     assert {work.kind.precision for work in exact.work} == {"float64"}
     # Core orbitals' integrals are up to 5 Ha.
     assert np.abs(error(basis, positions, exact)).max() < 10 * ROUNDING
+
+
+@pytest.mark.parametrize("side_by_side", [2, pytest.param(128, marks=pytest.mark.slow)])
+def test_blocks_side_by_side(side_by_side: int) -> None:
+    """The way of devices with many lanes gives what the way of a core gives."""
+    basis, positions = two_atoms("ss", "p")
+    plan = plan_repulsion(basis, positions, single_below=0.0)
+    side = electron_repulsion(plan, positions, side_by_side)
+    assert isinstance(side, jax.Array)
+    # Rounding.
+    np.testing.assert_allclose(side, electron_repulsion(plan, positions), rtol=0, atol=1e-14)
 
 
 @pytest.mark.slow

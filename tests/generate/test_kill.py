@@ -41,6 +41,7 @@ def check(run: Long, output: Path) -> None:
     assert {path.name for path in output.iterdir()} == {path.name for path in run.store.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_three_times(qmgen: Command, undisturbed: Long, tmp_path: Path) -> None:
     """Once, for certain, while it labels, and twice at random moments."""
     output = tmp_path / "store"
@@ -65,6 +66,7 @@ def test_killed_three_times(qmgen: Command, undisturbed: Long, tmp_path: Path) -
     assert before in text or "is complete already" in text
 
 
+@pytest.mark.slow
 def test_the_main_process_alone_is_killed(
     qmgen: Command, undisturbed: Long, tmp_path: Path
 ) -> None:

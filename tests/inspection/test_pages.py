@@ -64,6 +64,8 @@ def test_report(visit: Callable[..., Visit], report: Path) -> None:
     # So does what the arrow keys reach.
     page.keyboard.press("Escape")
     assert hint.is_hidden()
+    # Away from the charts: what scrolls under the pointer is pointed at, too.
+    page.mouse.move(0, 0)
     page.locator("#conformers svg.chart").focus()
     page.keyboard.press("ArrowRight")
     assert "Å" in hint.inner_text()

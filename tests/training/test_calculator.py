@@ -91,7 +91,9 @@ def test_forces_are_the_slope_of_the_energy(water):
     np.testing.assert_allclose(np.cross(atoms.positions, forces).sum(axis=0), 0.0, atol=1e-10)
 
 
-@pytest.mark.parametrize("representation", ["schnet", "painn"])
+@pytest.mark.parametrize(
+    "representation", ["schnet", pytest.param("painn", marks=pytest.mark.slow)]
+)
 def test_forces_of_a_model_that_has_learnt_energies_alone(water, representation):
     standardisation = load_model(water).standardisation
     config = TrainConfig(
