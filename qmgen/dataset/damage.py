@@ -59,6 +59,8 @@ def with_rows(
         try:
             array = open_array(path, group, field, metadata.counts)
             number = int(chunk.split("/")[0])
+        except StoreUnreachableError:
+            raise
         except (StoreError, ValueError):
             # Metadata of an array are made again without its values.
             yield file
@@ -109,6 +111,8 @@ def unreadable_files(path: Place, metadata: StoreMetadata) -> Iterator[DamagedFi
         for name, field in fields.items():
             try:
                 array = open_array(path, group, field, metadata.counts)
+            except StoreUnreachableError:
+                raise
             except StoreError as error:
                 yield DamagedFile(f"{group}/{name}/zarr.json", str(error))
                 continue
@@ -174,6 +178,8 @@ def _cut(
     first, last = 0, int(getattr(metadata.counts, group))
     try:
         array = open_array(path, group, field, metadata.counts)
+    except StoreUnreachableError:
+        raise
     except StoreError:
         # Listed as damaged itself; without it the elements may be anybody's.
         return Rows(first, last)

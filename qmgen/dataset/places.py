@@ -261,6 +261,10 @@ def remove_tree(folder: Place) -> None:
     with suppress(FileNotFoundError, StoreUnreachableError):
         fs, path = connected(folder.url)
         with remote_errors(folder.url):
+            # fsspec lists all that it removes, so it gets a part at a time.
+            for below in fs.ls(path, detail=True):
+                if below["type"] == "directory":
+                    fs.rm(below["name"], recursive=True)
             fs.rm(path, recursive=True)
 
 

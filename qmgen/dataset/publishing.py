@@ -17,7 +17,7 @@ from qmgen.dataset.manifest import MANIFEST, fsync, manifest_bytes, write_manife
 from qmgen.dataset.places import Place, RemotePath, remove_tree
 from qmgen.dataset.schema import RUN_FILE
 from qmgen.dataset.zarr_stores import unpublished_store
-from qmgen.errors import StoreError
+from qmgen.errors import StoreError, StoreMismatchError
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ def unpublished(place: Place, groups: Iterable[str], into_run: bool) -> Iterator
             remove_tree(place / name)
         try:
             yield Unpublished(store, publish)
+        except StoreMismatchError:
+            # Another run has taken the place, and what is there is its.
+            raise
         except BaseException:
             # Whether the root's metadata got there is not known if writing them failed.
             if not last:

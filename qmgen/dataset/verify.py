@@ -115,6 +115,8 @@ class Verification:
         field = store_groups(version=self.metadata.schema_version)["molecules"][name]
         try:
             array = open_array(self.path, "molecules", field, self.metadata.counts)
+        except StoreUnreachableError:
+            raise
         except StoreError:
             # Listed as damaged already.
             return values
@@ -176,6 +178,8 @@ def verify_store(path: str | os.PathLike[str]) -> Verification:
     if not damaged and metadata is not None:
         try:
             wrong = tuple(contradictions(metadata, open_arrays(place, metadata), set(listed)))
+        except StoreUnreachableError:
+            raise
         except StoreError as error:
             wrong = (str(error),)
     return Verification(

@@ -3,10 +3,11 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -44,6 +45,8 @@ from qmgen.generate.run_folder import (
 from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches
 from qmgen.generate.spin import spin_label_names, with_spin_columns
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,8 @@ def generate(
         provenance = _provenance(source, config, science)
         while True:
             progress.stage("writing the store")
-            if claim is not None:
-                claim.check(ask=True)
             try:
-                metadata = _assemble(plan, folder.parts, place, config, provenance)
+                metadata = _assemble(plan, folder.parts, place, config, provenance, claim)
                 break
             except DamagedPartError as error:
                 progress.stage(str(error))
@@ -236,7 +237,12 @@ def _outcome(receipt: Receipt) -> dict[str, Any]:
 
 
 def _assemble(
-    plan: Plan, parts: Place, output: Place, config: RunConfig, provenance: Provenance
+    plan: Plan,
+    parts: Place,
+    output: Place,
+    config: RunConfig,
+    provenance: Provenance,
+    claim: Claim | None,
 ) -> StoreMetadata:
     records, optional_labels = finished_records(plan, parts), config.labels.optional_labels
     if config.method == "dft" and plan.has_open_shells():
@@ -244,8 +250,8 @@ def _assemble(
         optional_labels += spin_label_names(config.labels)
     return write_store(
         str(output),
-        records,
-        plan.failures(),
+        _while_ours(records, claim),
+        _while_ours(plan.failures(), claim),
         provenance,
         split_seed=config.split.seed,
         split_fractions=config.split.fractions,
@@ -254,6 +260,16 @@ def _assemble(
         rejected=plan.rejected_by_reason(),
         into_run=True,
     )
+
+
+def _while_ours(items: Iterator[_Item], claim: Claim | None) -> Iterator[_Item]:
+    """Give the same items as long as the output is this run's; make sure at the end."""
+    for item in items:
+        if claim is not None:
+            claim.check()
+        yield item
+    if claim is not None:
+        claim.check(ask=True)
 
 
 def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:

@@ -239,7 +239,8 @@ def tidy(output: Place, path: Path) -> int:
     with suppress(StoreError, OSError):
         found = _read(path)
     if isinstance(output, RemotePath):
-        (output / RUN_FILE).unlink(missing_ok=True)
+        if (output / RUN_FILE).is_file():
+            (output / RUN_FILE).unlink(missing_ok=True)
         if found.get("output") != output.url:
             return 0
     unsuited = Plan(path / _PLAN).counts().unsuited if (path / _PLAN).exists() else 0

@@ -400,6 +400,25 @@ def test_a_run_that_seemed_dead_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
     assert json.loads(marker.read_bytes())["run"] == "two"
 
 
+def test_a_run_that_lost_its_output_leaves_it_to_the_other(
+    source: Path, config: RunConfig, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes over while this one writes the store."""
+    output = place_of(memory)
+
+    class TakenOver(Progress):
+        def stage(self, text: str) -> None:
+            if text == "writing the store":
+                marker = json.loads((output / RUN_FILE).read_bytes())
+                (output / RUN_FILE).write_bytes(json.dumps(marker | {"run": "other"}).encode())
+
+    with pytest.raises(StoreMismatchError, match="has taken over"):
+        generate(source, memory, config, work=tmp_path / "work", progress=TakenOver())
+    assert json.loads((output / RUN_FILE).read_bytes())["run"] == "other"
+    assert (output / "conformers" / "energy" / "zarr.json").is_file()
+    assert not (output / "zarr.json").is_file()
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]"])
 def test_a_damaged_claim_is_named(tmp_path: Path, content: bytes) -> None:
     output = place_of(f"memory://{tmp_path.name}/store")
