@@ -401,7 +401,7 @@ def test_a_run_that_seemed_dead_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_run_that_lost_its_output_leaves_it_to_the_other(
-    source: Path, config: RunConfig, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, config: RunConfig, memory: str, tmp_path: Path
 ) -> None:
     """Another one takes over while this one writes the store."""
     output = place_of(memory)
