@@ -4,7 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -201,13 +201,14 @@ def _label(
     progress.start_labelling(counts.conformers, done["conformers"], counts.molecules)
     if missing:
         shared = SharedParts(folder.parts, folder.run) if folder.shared else None
-        with connect(config.cluster, missing) as cluster:
+        batches = (
+            plan.batch(number)
+            for number, _, complete in with_completeness(folder.parts, plan.batch_sizes())
+            if not complete
+        )
+        # SQLite wants the plan closed in the thread that opened it.
+        with connect(config.cluster, missing) as cluster, closing(batches):
             progress.stage(cluster.description)
-            batches = (
-                plan.batch(number)
-                for number, _, complete in with_completeness(folder.parts, plan.batch_sizes())
-                if not complete
-            )
             committed = done["conformers"]
             for batch, result in run_batches(cluster, batches, config, guess, shared):
                 if claim is not None:
