@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -9,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 from zarr.core.sync import sync
 
 _ROOT = Path(__file__).parent
@@ -38,12 +39,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+# Until the other process closes it or ends.
+sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[str]:
     """URL of a bucket on a server of this machine that speaks S3's protocol."""
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
+    # A process of its own, as both sides would wait for one interpreter lock.
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout is not None
+    port = int(server.stdout.readline())
     settings = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -58,7 +78,7 @@ def bucket() -> Iterator[str]:
         s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
     close_connections()
-    server.stop()
+    server.communicate(timeout=30)
 
 
 def close_connections() -> None:
