@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-accelerator benchmark-layout benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -79,6 +79,7 @@ benchmark-accelerator: setup
 # A million conformers of QM9's molecules with a force field, killed once; about an hour.
 benchmark-million: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/million.py
+
 # The store cut in several ways, Parquet and HDF5: reading, writing, bytes and files; half an hour.
 benchmark-layout: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/layout.py

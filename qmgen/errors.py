@@ -45,6 +45,10 @@ class StoreError(QmgenError, OSError):
     """A dataset store is missing, damaged or of another kind."""
 
 
+class StoreUnreachableError(StoreError):
+    """The service that a store lies on can't be reached or refuses."""
+
+
 class StoreIncompleteError(StoreError):
     """The run that writes this store has not finished."""
 

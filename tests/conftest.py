@@ -2,10 +2,16 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
+from zarr.core.sync import sync
 
 _ROOT = Path(__file__).parent
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
@@ -31,3 +37,68 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parts = item.path.relative_to(_ROOT).parts
         group = parts[0] if parts[0] == "generate" else "/".join(parts)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+# Until the other process closes it or ends.
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """URL of a bucket on a server of this machine that speaks S3's protocol."""
+    # A process of its own, as both sides would wait for one interpreter lock.
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout is not None
+    port = int(server.stdout.readline())
+    settings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        close_connections()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "s3://bucket"
+    close_connections()
+    server.communicate(timeout=30)
+
+
+def close_connections() -> None:
+    """Forget servers and credentials that this process knows."""
+    for fs in s3fs.S3FileSystem._cache.values():
+        # Those of the other loop s3fs closes itself.
+        if fs.asynchronous and fs._s3 is not None:
+            sync(fs._s3.close())
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def memory() -> str:
+    """URL of a place of its own in the memory of this process."""
+    return f"memory://bucket/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def place(request: pytest.FixtureRequest) -> str:
+    """URL of a place of its own where objects may be made."""
+    if request.param == "memory":
+        return str(request.getfixturevalue("memory"))
+    return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"

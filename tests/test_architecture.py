@@ -45,6 +45,7 @@ CONFINED = {
     "distributed": {"generate"},
     "dask_jobqueue": {"generate"},
     "zarr": {"dataset"},
+    "fsspec": {"dataset"},
     "pyarrow": {"dataset"},
     "typer": {"cli"},
     "jinja2": {"inspection"},

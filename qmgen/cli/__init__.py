@@ -29,7 +29,9 @@ def generate(
     source: Annotated[
         Path, typer.Argument(help="Molecules: .smi, .csv, .sdf or .xyz, also with .gz appended.")
     ],
-    output: Annotated[Path, typer.Argument(help="The Zarr store to make.")],
+    output: Annotated[
+        str, typer.Argument(help="The Zarr store to make: a folder, or a URL such as s3://...")
+    ],
     config: Annotated[
         Path | None, typer.Option(help="YAML file; the other options override what it says.")
     ] = None,
@@ -76,6 +78,13 @@ def generate(
     log: Annotated[
         Path | None, typer.Option(help="File to append events to, as lines of JSON.")
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the run's own files if the output is a URL [default: the output's "
+            "name, followed by .qmgen-run, in the current directory]."
+        ),
+    ] = None,
 ) -> None:
     """Label conformers of every molecule; the same command resumes an interrupted run."""
     from qmgen.generate import Progress, load_config
@@ -115,6 +124,7 @@ def generate(
         progress=Progress(console),
         guess=orbital_guess,
         log=log,
+        work=work,
     )
     if summary.already_complete:
         say(f"{output} is complete already")

@@ -1,7 +1,6 @@
 """What all commands share: the application, its output, its types."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,10 @@ app = typer.Typer(
 console = Console()
 error_console = Console(stderr=True)
 
-StorePath = Annotated[Path, typer.Argument(help="A dataset, such as `qmgen generate` makes.")]
+StorePath = Annotated[
+    str,
+    typer.Argument(help="A dataset, such as `qmgen generate` makes: a folder, or a URL."),
+]
 
 
 class Split(StrEnum):
@@ -28,7 +30,7 @@ class Split(StrEnum):
     TEST = "test"
 
 
-def print_counts(store: Path) -> None:
+def print_counts(store: str) -> None:
     """Say how much a dataset holds."""
     from qmgen.dataset import open_dataset
 
@@ -41,7 +43,7 @@ def print_counts(store: Path) -> None:
         say(f"  rejected {number}: {reason}")
 
 
-def print_failures(store: Path, limit: int | None) -> None:
+def print_failures(store: str, limit: int | None) -> None:
     """List what failed, all or so many."""
     from itertools import islice
 

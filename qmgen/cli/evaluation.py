@@ -33,7 +33,7 @@ class Grouping(StrEnum):
 
 
 def import_qm9(
-    output: Annotated[Path, typer.Argument(help="The Zarr store to make.")],
+    output: Annotated[str, typer.Argument(help="The Zarr store to make.")],
     limit: Annotated[
         int | None, typer.Option(min=1, help="Molecules, chosen at random [default: all].")
     ] = None,

@@ -81,8 +81,8 @@ def repair(
 
 
 def merge(
-    output: Annotated[Path, typer.Argument(help="The dataset to make.")],
-    stores: Annotated[list[Path], typer.Argument(help="Datasets of one configuration.")],
+    output: Annotated[str, typer.Argument(help="The dataset to make.")],
+    stores: Annotated[list[str], typer.Argument(help="Datasets of one configuration.")],
 ) -> None:
     """Join datasets of one configuration; molecules that a part before has are left out."""
     from qmgen.generate import merge as join

@@ -29,7 +29,7 @@ class Loss(StrEnum):
 
 
 def train(
-    source: Annotated[Path, typer.Argument(help="A dataset; with --loss dft a file of molecules.")],
+    source: Annotated[str, typer.Argument(help="A dataset; with --loss dft a file of molecules.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, metrics and plot.")],
     loss: Annotated[
         Loss,
@@ -115,7 +115,7 @@ def train(
 
 
 def _train_hamiltonian(
-    source: Path, out: Path, config: Path | None, overrides: dict[str, Any]
+    source: str, out: Path, config: Path | None, overrides: dict[str, Any]
 ) -> None:
     from qmgen.training.hamiltonian import load_hamiltonian_config, train_hamiltonian
 
@@ -139,7 +139,7 @@ def _train_hamiltonian(
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="model.ckpt of a training run.")],
     source: Annotated[
-        Path, typer.Argument(help="Molecules in any format of `qmgen generate`, or a dataset.")
+        str, typer.Argument(help="Molecules in any format of `qmgen generate`, or a dataset.")
     ],
     out: Annotated[Path, typer.Option(help="CSV file to make.")],
     split: Annotated[

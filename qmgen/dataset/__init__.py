@@ -21,6 +21,9 @@ from qmgen.dataset.packed import unpack_symmetric as unpack_symmetric
 from qmgen.dataset.padding import PaddedBatch as PaddedBatch
 from qmgen.dataset.padding import pad_batch as pad_batch
 from qmgen.dataset.padding import padded_batches as padded_batches
+from qmgen.dataset.places import Place as Place
+from qmgen.dataset.places import RemotePath as RemotePath
+from qmgen.dataset.places import place_of as place_of
 from qmgen.dataset.provenance import collect_provenance as collect_provenance
 from qmgen.dataset.provenance import config_hash as config_hash
 from qmgen.dataset.provenance import file_sha256 as file_sha256

@@ -1,7 +1,6 @@
 """Which rows of a store's arrays, and which of its molecules, damaged files held values of."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +11,9 @@ from zarr.codecs import Crc32cCodec
 from qmgen.dataset.gather import read_span
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_array
+from qmgen.dataset.places import Place, file_sizes
 from qmgen.dataset.schema import Field, store_groups
-from qmgen.errors import StoreError
+from qmgen.errors import StoreError, StoreUnreachableError
 
 EXTRA = "not a file of this dataset"
 CHANGED = "changed"
@@ -45,7 +45,7 @@ class DamagedFile(NamedTuple):
 
 
 def with_rows(
-    path: Path, metadata: StoreMetadata, files: Iterable[DamagedFile]
+    path: Place, metadata: StoreMetadata, files: Iterable[DamagedFile]
 ) -> Iterator[DamagedFile]:
     """Say which elements of their arrays damaged shards held and don't give any more."""
     groups = store_groups(metadata.optional_labels, metadata.schema_version)
@@ -59,6 +59,8 @@ def with_rows(
         try:
             array = open_array(path, group, field, metadata.counts)
             number = int(chunk.split("/")[0])
+        except StoreUnreachableError:
+            raise
         except (StoreError, ValueError):
             # Metadata of an array are made again without its values.
             yield file
@@ -94,31 +96,36 @@ def has_chunk_checksums(array: zarr.Array) -> bool:
 def _readable(array: zarr.Array, rows: Rows) -> bool:
     try:
         read_span(array, *rows)
+    except StoreUnreachableError:
+        raise
     except StoreError:
         return False
     return True
 
 
-def unreadable_files(path: Path, metadata: StoreMetadata) -> Iterator[DamagedFile]:
+def unreadable_files(path: Place, metadata: StoreMetadata) -> Iterator[DamagedFile]:
     """Arrays that can't be read, of a store whose manifest is lost."""
     groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    there = file_sizes(path)
     for group, fields in groups.items():
         for name, field in fields.items():
             try:
                 array = open_array(path, group, field, metadata.counts)
+            except StoreUnreachableError:
+                raise
             except StoreError as error:
                 yield DamagedFile(f"{group}/{name}/zarr.json", str(error))
                 continue
             for shard in range(-(-array.shape[0] // array.shards[0]) if array.shards else 0):
                 file = f"{group}/{name}/c/{'/'.join([str(shard), *'0' * (array.ndim - 1)])}"
-                if not (path / file).is_file():
+                if file not in there:
                     yield DamagedFile(file, "missing", _lost(array, shard, False))
                 elif rows := _unreadable_rows(array, shard):
                     yield DamagedFile(file, "unreadable", rows)
 
 
 def affected_molecules(
-    path: Path,
+    path: Place,
     metadata: StoreMetadata,
     damaged: Sequence[DamagedFile],
     arrays: Collection[str] | None = None,
@@ -138,7 +145,7 @@ def affected_molecules(
 
 
 def _molecules(
-    path: Path,
+    path: Place,
     metadata: StoreMetadata,
     damaged: Iterable[DamagedFile],
     group: str,
@@ -159,7 +166,7 @@ def _molecules(
 
 
 def _cut(
-    path: Path,
+    path: Place,
     metadata: StoreMetadata,
     damaged: Iterable[DamagedFile],
     group: str,
@@ -171,6 +178,8 @@ def _cut(
     first, last = 0, int(getattr(metadata.counts, group))
     try:
         array = open_array(path, group, field, metadata.counts)
+    except StoreUnreachableError:
+        raise
     except StoreError:
         # Listed as damaged itself; without it the elements may be anybody's.
         return Rows(first, last)

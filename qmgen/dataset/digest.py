@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 
 from qmgen.dataset.gather import read_span
 from qmgen.dataset.opening import open_checked
+from qmgen.dataset.places import place_of
 
 _VALUES = 1 << 18
 
@@ -24,7 +24,7 @@ def store_digest(path: str | os.PathLike[str]) -> str:
     Parameters
     ----------
     path : path
-        Folder of the store.
+        Folder of the store, or its URL.
 
     Returns
     -------
@@ -36,8 +36,7 @@ def store_digest(path: str | os.PathLike[str]) -> str:
     StoreError
         There is no complete store, or it is damaged.
     """
-    path = Path(os.path.abspath(path))
-    metadata, arrays_of = open_checked(path)
+    metadata, arrays_of = open_checked(place_of(path))
     # What an earlier version did not write yet is no part of its stores' content.
     content = metadata.model_dump(
         mode="json", exclude={"created", "provenance", "parts"}, exclude_unset=True

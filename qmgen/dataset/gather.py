@@ -1,16 +1,15 @@
 """Reads scattered rows of plain and ragged Zarr arrays with few chunk decodings."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from jaxtyping import Int64
-from zarr.storage import LocalStore
 
 from qmgen.dataset.manifest import damaged
-from qmgen.errors import StoreError
+from qmgen.dataset.zarr_stores import place_of_array
+from qmgen.errors import StoreError, StoreUnreachableError
 
 _DENSE = 8
 """Read the whole span and drop the rest where at least one in this many rows is wanted."""
@@ -48,6 +47,8 @@ def take(array: zarr.Array, rows: Int64[np.ndarray, " n"]) -> np.ndarray:
     _check_span(array, low, high)
     try:
         values = array.oindex[unique]
+    except StoreUnreachableError:
+        raise
     except Exception as error:
         raise damaged_array(array, f"unreadable between elements {low} and {high}") from error
     return _objects(values)[inverse]
@@ -63,6 +64,8 @@ def read_span(array: zarr.Array, start: int, stop: int) -> np.ndarray:
     """
     try:
         return np.asarray(array[start:stop])
+    except StoreUnreachableError:
+        raise
     except Exception as error:
         # A changed bit can be met by the checksum, the decompression or the decoding of strings.
         raise damaged_array(array, f"unreadable between elements {start} and {stop}") from error
@@ -105,8 +108,8 @@ def _check_span(array: zarr.Array, low: int, high: int) -> None:
 
 def damaged_array(array: zarr.Array, what: str) -> StoreError:
     """Error for a store with a bad array."""
-    store: LocalStore = array.store  # type: ignore[assignment]
-    return damaged(store.root.parents[1], Path(store.root), what)
+    root, place = place_of_array(array)
+    return damaged(root, place, what)
 
 
 def ragged_rows(

@@ -1,23 +1,23 @@
 """Opens a store, or says why it can't be opened."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pydantic
 import zarr
-from zarr.storage import LocalStore
 
 from qmgen.dataset.manifest import check_files, damaged, read_manifest
 from qmgen.dataset.metadata import Counts, StoreMetadata
+from qmgen.dataset.places import Place
 from qmgen.dataset.schema import KIND, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field, store_groups
-from qmgen.errors import StoreError, StoreIncompleteError
+from qmgen.dataset.zarr_stores import zarr_store
+from qmgen.errors import StoreError, StoreIncompleteError, StoreUnreachableError
 
 Arrays = dict[str, dict[str, zarr.Array]]
 """A store's arrays by group and name."""
 
 
-def open_checked(path: Path) -> tuple[StoreMetadata, Arrays]:
+def open_checked(path: Place) -> tuple[StoreMetadata, Arrays]:
     """Open a store whose files are all there; reads metadata and file sizes only.
 
     Raises
@@ -32,7 +32,7 @@ def open_checked(path: Path) -> tuple[StoreMetadata, Arrays]:
     return metadata, open_arrays(path, metadata)
 
 
-def read_metadata(path: Path) -> StoreMetadata:
+def read_metadata(path: Place) -> StoreMetadata:
     """Read the root group's attributes.
 
     Raises
@@ -56,12 +56,14 @@ def read_metadata(path: Path) -> StoreMetadata:
         raise StoreError(f"{path} is no qmgen dataset; give the folder that qmgen generate wrote")
     try:
         attributes = json.loads(root.read_text(encoding="utf-8"))["attributes"]
+    except StoreUnreachableError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, root, "unreadable") from error
     return parse_metadata(path, attributes)
 
 
-def parse_metadata(path: Path, attributes: Any) -> StoreMetadata:
+def parse_metadata(path: Place, attributes: Any) -> StoreMetadata:
     """Make sense of the root group's attributes.
 
     Raises
@@ -93,7 +95,7 @@ def parse_metadata(path: Path, attributes: Any) -> StoreMetadata:
     return metadata
 
 
-def open_arrays(path: Path, metadata: StoreMetadata) -> Arrays:
+def open_arrays(path: Place, metadata: StoreMetadata) -> Arrays:
     """Open every array that a store with these metadata has, by group and name; reads no data.
 
     Raises
@@ -111,12 +113,14 @@ def open_arrays(path: Path, metadata: StoreMetadata) -> Arrays:
     }
 
 
-def open_array(path: Path, group: str, field: Field, counts: Counts) -> zarr.Array:
+def open_array(path: Place, group: str, field: Field, counts: Counts) -> zarr.Array:
     """Open one array for reading; raises as `open_arrays`."""
     folder = path / group / field.name
     try:
-        array = zarr.open_array(LocalStore(folder, read_only=True), mode="r", zarr_format=3)
+        array = zarr.open_array(zarr_store(folder), mode="r", zarr_format=3)
         dtype = "string" if array.dtype.kind == "T" else str(array.dtype)
+    except StoreUnreachableError:
+        raise
     except Exception as error:
         # Damaged metadata make Zarr raise nearly anything.
         raise damaged(path, folder / "zarr.json", "missing or unreadable") from error

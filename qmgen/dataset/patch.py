@@ -16,10 +16,10 @@ from qmgen.dataset.gather import read_span
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_array, open_arrays
 from qmgen.dataset.packed import pair_count
+from qmgen.dataset.publishing import disk_errors
 from qmgen.dataset.record import Failure, MoleculeRecord
 from qmgen.dataset.schema import Field, store_groups
 from qmgen.dataset.splits import split_digest, split_key, splits_of_digests
-from qmgen.dataset.store import disk_errors
 from qmgen.dataset.verify import Verification
 from qmgen.errors import StoreError
 
@@ -71,7 +71,7 @@ def doubtful(found: Verification, planned: Mapping[int, int]) -> set[int]:
         Most conformers of each molecule, by its line in the input file.
     """
     assert found.metadata is not None
-    arrays = open_arrays(found.path, found.metadata)
+    arrays = open_arrays(found.folder, found.metadata)
     needed = ("molecules/line", "molecules/conformer_offset", "conformers/converged")
     if any(lost_rows(found.damaged, name) for name in needed):
         return set(planned)
@@ -88,7 +88,7 @@ def all_elements(found: Verification, molecules: Sequence[Rows]) -> dict[str, li
     """Elements of all labels of some molecules, by array."""
     assert found.metadata is not None
     metadata = found.metadata
-    arrays = open_arrays(found.path, metadata)
+    arrays = open_arrays(found.folder, metadata)
     groups = store_groups(metadata.optional_labels, metadata.schema_version)
     bounds = arrays["molecules"]["conformer_offset"]
     result: dict[str, list[Rows]] = {}
@@ -112,7 +112,7 @@ def known_lines(found: Verification) -> Int64[np.ndarray, " nmol"]:
     """Lines of all molecules in the input file, -1 where they are lost."""
     assert found.metadata is not None
     field = store_groups()["molecules"]["line"]
-    array = open_array(found.path, "molecules", field, found.metadata.counts)
+    array = open_array(found.folder, "molecules", field, found.metadata.counts)
     return _known(array, lost_rows(found.damaged, "molecules/line"))
 
 
@@ -148,7 +148,7 @@ def patched_shards(
     StoreError
         What was made again is of another size than what was lost, or the disk is full.
     """
-    path, metadata = found.path, found.metadata
+    path, metadata = found.folder, found.metadata
     assert metadata is not None
     groups = store_groups(metadata.optional_labels, metadata.schema_version)
     places = _places(found, records)
@@ -177,7 +177,7 @@ def patched_shards(
 def count_converged(found: Verification) -> int:
     """Number of conformers whose SCF converged, as the store has it now."""
     assert found.metadata is not None
-    array = open_arrays(found.path, found.metadata)["conformers"]["converged"]
+    array = open_arrays(found.folder, found.metadata)["conformers"]["converged"]
     step = array.chunks[0]
     starts = range(0, array.shape[0], step)
     return sum(int(read_span(array, start, start + step).sum()) for start in starts)
@@ -199,7 +199,7 @@ def _known(array: zarr.Array, lost: Iterable[Rows]) -> Int64[np.ndarray, " n"]:
 def _places(found: Verification, records: Mapping[int, MoleculeRecord]) -> _Places:
     """Bounds of every molecule, from what is intact and from the molecules that were made again."""
     assert found.metadata is not None
-    arrays = open_arrays(found.path, found.metadata)["molecules"]
+    arrays = open_arrays(found.folder, found.metadata)["molecules"]
 
     def known(name: str) -> Int64[np.ndarray, " n"]:
         return _known(arrays[name], lost_rows(found.damaged, f"molecules/{name}"))
@@ -214,14 +214,15 @@ def _places(found: Verification, records: Mapping[int, MoleculeRecord]) -> _Plac
         for name, size in again.items():
             if sizes[name][row] not in (-1, size):
                 raise _differs(
-                    found.path, f"molecule {row} has {size} instead of {sizes[name][row]} ({name})"
+                    found.folder,
+                    f"molecule {row} has {size} instead of {sizes[name][row]} ({name})",
                 )
             sizes[name][row] = size
     nat, nconf, nao = sizes.values()
     if min((size.min() for size in sizes.values() if size.size), default=0) < 0:
-        raise _differs(found.path, "some molecule was not made again")
+        raise _differs(found.folder, "some molecule was not made again")
     if nconf.sum() != found.metadata.counts.conformers:
-        raise _differs(found.path, f"there are {nconf.sum()} conformers")
+        raise _differs(found.folder, f"there are {nconf.sum()} conformers")
     per_row = {"atom_offset": nat, "orbital_offset": nao, "pair_offset": pair_count(nao)}
     return _Places(
         molecules=np.arange(nat.size + 1),
@@ -332,7 +333,7 @@ def _splits(
     found: Verification, metadata: StoreMetadata, records: Mapping[int, MoleculeRecord]
 ) -> np.ndarray:
     """Split of every molecule, by its key."""
-    arrays = open_arrays(found.path, metadata)["molecules"]
+    arrays = open_arrays(found.folder, metadata)["molecules"]
     names = ("smile", "source_id", "line")
     bad = [rows for name in names for rows in lost_rows(found.damaged, f"molecules/{name}")]
     total = metadata.counts.molecules

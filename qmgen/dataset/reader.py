@@ -4,7 +4,6 @@ import math
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -19,8 +18,9 @@ from qmgen.dataset.gather import (
     take,
 )
 from qmgen.dataset.metadata import StoreMetadata
-from qmgen.dataset.opening import open_checked
+from qmgen.dataset.opening import Arrays, open_arrays, open_checked
 from qmgen.dataset.packed import pair_count
+from qmgen.dataset.places import Place, RemotePath, place_of
 from qmgen.dataset.record import Failure
 from qmgen.dataset.schema import (
     COLUMNS,
@@ -43,7 +43,7 @@ def open_dataset(path: str | os.PathLike[str]) -> "Dataset":
     Parameters
     ----------
     path : path
-        Folder of the store.
+        Folder of the store, or its URL, such as ``s3://bucket/name.zarr``.
 
     Returns
     -------
@@ -66,37 +66,32 @@ class Dataset:
     so a loop over many rows should use `iter_blocks`, or `batch` with the columns it needs.
     Instances can be pickled (only the path travels) and used after a fork.
 
-    Parameters
-    ----------
-    path : path
-        Folder of the store.
-
     Attributes
     ----------
-    path : Path
-        Folder of the store, absolute.
+    path : Path or RemotePath
+        Where the store is, absolute.
     metadata : StoreMetadata
         What the store says about itself.
     columns : tuple of str
         Names of the columns of a row.
     """
 
-    path: Path
+    path: Place
     metadata: StoreMetadata
     columns: tuple[str, ...]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.abspath(path))
-        self.metadata, self._arrays = open_checked(self.path)
+        self.path = place_of(path)
+        self.metadata, self._opened = open_checked(self.path)
+        self._process = os.getpid()
         self._fields = conformer_fields(self.metadata.optional_labels, self.metadata.schema_version)
-        flat = {f.offset: self._arrays["conformers"][name] for name, f in self._fields.items()}
-        self._flat = {("conformers", offset): array for offset, array in flat.items()}
-        self._flat["molecules", "atom_offset"] = self._arrays["molecules"]["z"]
+        self._flat = {("conformers", f.offset): name for name, f in self._fields.items()}
+        self._flat["molecules", "atom_offset"] = "z"
         absent = {*CONFORMER, *OPTIONAL} - set(self._fields)
         self.columns = tuple(name for name in COLUMNS if name not in absent)
 
-    def __reduce__(self) -> tuple[type["Dataset"], tuple[Path]]:
-        return Dataset, (self.path,)
+    def __reduce__(self) -> tuple[type["Dataset"], tuple[str]]:
+        return Dataset, (str(self.path),)
 
     def __repr__(self) -> str:
         return f"<Dataset {self.path}: {len(self)} conformers of {self.num_molecules} molecules>"
@@ -104,6 +99,13 @@ class Dataset:
     def __len__(self) -> int:
         """Give the number of conformers."""
         return self.metadata.counts.conformers
+
+    @property
+    def _arrays(self) -> Arrays:
+        # Connections don't survive a fork.
+        if self._process != os.getpid() and isinstance(self.path, RemotePath):
+            self._opened, self._process = open_arrays(self.path, self.metadata), os.getpid()
+        return self._opened
 
     @property
     def num_molecules(self) -> int:
@@ -361,7 +363,7 @@ class Dataset:
         array = self._arrays[group][offset]
         bounds = take(array, np.concatenate([rows, rows + 1]))
         starts, stops = bounds[: rows.size], bounds[rows.size :]
-        flat = self._flat[group, offset].shape[0]
+        flat = self._arrays[group][self._flat[group, offset]].shape[0]
         if rows.size and ((stops < starts).any() or starts.min() < 0 or stops.max() > flat):
             raise damaged_array(array, f"not ascending from 0 to {flat}")
         return ragged_rows(starts, stops)

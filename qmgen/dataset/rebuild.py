@@ -29,8 +29,9 @@ from qmgen.dataset.manifest import (
 )
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import leading_size, open_array
+from qmgen.dataset.publishing import disk_errors
 from qmgen.dataset.schema import Field, store_groups
-from qmgen.dataset.store import DEFAULT_CHUNKING, create_group, disk_errors
+from qmgen.dataset.store import DEFAULT_CHUNKING, create_group
 from qmgen.dataset.verify import Verification, is_remade, root_attributes
 from qmgen.errors import StoreError
 
@@ -60,7 +61,7 @@ def rebuild_metadata(found: Verification) -> tuple[tuple[str, ...], bool]:
         Both copies of the root's metadata are damaged, values are lost together with the manifest,
         or the disk is full or unwritable.
     """
-    path, metadata = found.path, found.metadata
+    path, metadata = found.folder, found.metadata
     if metadata is None:
         raise StoreError(
             f"{path}: neither of the two copies of its metadata can be read, in zarr.json and in "

@@ -1,29 +1,23 @@
 """Writes a dataset store: streamed, in whole shards, put in place only when complete."""
 
 import os
-import shutil
-import uuid
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from jaxtyping import UInt8
-from zarr.storage import LocalStore
 
 from qmgen.dataset.arrays import ArrayWriter, Chunking
-from qmgen.dataset.manifest import GROUP as MANIFEST_GROUP
-from qmgen.dataset.manifest import fsync, write_manifest
 from qmgen.dataset.metadata import Counts, Part, Provenance, Split, StoreMetadata
 from qmgen.dataset.packed import pair_count
+from qmgen.dataset.places import Place, place_of
+from qmgen.dataset.publishing import disk_errors, unpublished
 from qmgen.dataset.record import Failure, MoleculeRecord, check_record
-from qmgen.dataset.schema import OPTIONAL, RUN_FILE, Field, conformer_fields, store_groups
+from qmgen.dataset.schema import OPTIONAL, Field, conformer_fields, store_groups
 from qmgen.dataset.splits import check_fractions, split_digest, split_key, splits_of_digests
-from qmgen.errors import StoreError
 
 DEFAULT_CHUNKING = Chunking()
 
@@ -55,13 +49,14 @@ def write_store(
     """Write a dataset store.
 
     Holds one shard of each array in memory, and 8 bytes a molecule. The store is written beside
-    its place and renamed at the end, so `path` never holds half a store. All files but the root
+    its place and renamed at the end, so `path` never holds half a store; of objects the root
+    metadata come last, without which they are no store. All files but the root
     metadata and the manifest are a function of the records and failures alone.
 
     Parameters
     ----------
     path : path
-        Folder to make.
+        Folder to make, or URL to write objects below.
     records : iterable of MoleculeRecord
         Molecules in the order to store them; each is checked.
     failures : iterable of Failure
@@ -105,27 +100,19 @@ def write_store(
     ConfigError
         The split fractions don't have sum 1.
     """
-    path = Path(os.path.abspath(path))
+    place = place_of(path)
     check_fractions(split_fractions)
     groups = store_groups(optional_labels)
     train, val, test = split_fractions
-    _check_place(path, into_run)
-    if into_run:
-        # The run's folder has one owner, so earlier attempts can't belong to anybody else.
-        for stale in path.glob("store.tmp-*"):
-            shutil.rmtree(stale)
-    suffix = f".tmp-{uuid.uuid4().hex[:12]}"
-    temporary = path / f"store{suffix}" if into_run else path.with_name(path.name + suffix)
-    try:
-        with disk_errors(path):
-            temporary.mkdir(parents=True)
-            root = zarr.create_group(LocalStore(temporary), zarr_format=3)
+    with unpublished(place, groups, into_run) as target:
+        with disk_errors(place):
+            root = zarr.create_group(target.store, zarr_format=3)
             writers = {
                 name: _GroupWriter(root, name, fields, chunking) for name, fields in groups.items()
             }
-        digests, converged = _write_records(path, records, writers, split_seed, optional_labels)
+        digests, converged = _write_records(place, records, writers, split_seed, optional_labels)
         for failure in failures:
-            with disk_errors(path):
+            with disk_errors(place):
                 writers["failures"].append_row(vars(failure))
         metadata = StoreMetadata(
             created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -142,7 +129,7 @@ def write_store(
             parts=tuple(parts),
             notes=tuple(notes),
         )
-        with disk_errors(path):
+        with disk_errors(place):
             codes = split_codes
             if codes is None:
                 codes = splits_of_digests(np.array(digests, dtype=np.uint64), split_fractions)
@@ -151,17 +138,7 @@ def write_store(
                 writer.flush()
             attributes = metadata.model_dump(mode="json")
             root.update_attributes(attributes)
-            write_manifest(temporary, attributes)
-            if into_run:
-                _move_into(temporary, path, groups)
-            else:
-                _check_place(path, into_run)
-                temporary.rename(path)
-                fsync(path.parent)
-    except BaseException:
-        # A half-written store is of no use; an interrupt must not leave gigabytes behind either.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            target.publish(attributes)
     return metadata
 
 
@@ -204,7 +181,7 @@ def _qm1b(fields: Mapping[str, Field]) -> dict[str, str]:
 
 
 def _write_records(
-    path: Path,
+    path: Place,
     records: Iterable[MoleculeRecord],
     writers: Mapping[str, _GroupWriter],
     split_seed: int,
@@ -245,40 +222,3 @@ def _write_records(
 
 
 _PER_MOLECULE = ("smile", "source_id", "line", "charge", "spin", "nao")
-
-
-def _check_place(path: Path, into_run: bool) -> None:
-    if into_run:
-        if not (path / RUN_FILE).is_file() or (path / "zarr.json").exists():
-            raise StoreError(
-                f"{path} is not the folder of an unfinished run; choose another output"
-            )
-    elif os.path.lexists(path):
-        raise StoreError(f"{path} exists; delete it or choose another output")
-
-
-def _move_into(temporary: Path, path: Path, groups: Iterable[str]) -> None:
-    """Put the store's parts into the run's folder, the root metadata last."""
-    for name in (*groups, MANIFEST_GROUP):
-        if (path / name).exists():
-            # Left by an attempt that was killed while it moved.
-            shutil.rmtree(path / name)
-        (temporary / name).rename(path / name)
-    fsync(path)
-    (temporary / "zarr.json").rename(path / "zarr.json")
-    fsync(path)
-    temporary.rmdir()
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn failing writes into an error that names the remedy."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(
-            f"writing the dataset {path} failed: {error.strerror or error}; free disk space or "
-            "choose another output, then run the same command again"
-        ) from error

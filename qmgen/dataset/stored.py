@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 import numpy as np
 import zarr
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 from qmgen.dataset.gather import read_span
 from qmgen.dataset.opening import Arrays, open_checked
 from qmgen.dataset.packed import pair_count
+from qmgen.dataset.places import place_of
 from qmgen.dataset.record import MoleculeRecord
 from qmgen.dataset.schema import Field, conformer_fields
 
@@ -27,14 +27,14 @@ def stored_records(path: str | os.PathLike[str]) -> Iterator[MoleculeRecord]:
     Parameters
     ----------
     path : path
-        Folder of the store.
+        Folder of the store, or its URL.
 
     Raises
     ------
     StoreError
         There is no complete store, or it is damaged.
     """
-    metadata, arrays = open_checked(Path(os.path.abspath(path)))
+    metadata, arrays = open_checked(place_of(path))
     fields = conformer_fields(metadata.optional_labels, metadata.schema_version)
     for start in range(0, metadata.counts.molecules, _MOLECULES):
         stop = min(start + _MOLECULES, metadata.counts.molecules)
@@ -48,7 +48,7 @@ def stored_records(path: str | os.PathLike[str]) -> Iterator[MoleculeRecord]:
 
 def stored_splits(path: str | os.PathLike[str]) -> UInt8[np.ndarray, " nmol"]:
     """Split of every molecule: 0 train, 1 validation, 2 test; raises as `stored_records`."""
-    metadata, arrays = open_checked(Path(os.path.abspath(path)))
+    metadata, arrays = open_checked(place_of(path))
     return read_span(arrays["molecules"]["split"], 0, metadata.counts.molecules)
 
 

@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from qmgen.dataset.manifest import GROUP
+from qmgen.dataset.manifest import MANIFEST, entries
 from qmgen.dataset.output import check_output, replace_file
-from qmgen.dataset.provenance import file_sha256
 from qmgen.dataset.reader import Dataset
 from qmgen.errors import InputError
 
@@ -101,4 +100,4 @@ def read_validation(path: str | os.PathLike[str], dataset: Dataset) -> Validatio
 
 
 def _identity(dataset: Dataset) -> str:
-    return file_sha256(dataset.path / GROUP / "zarr.json")
+    return entries(dataset.path, [MANIFEST])[MANIFEST].sha256

@@ -31,8 +31,9 @@ from qmgen.dataset.manifest import (
 )
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_array, open_arrays, parse_metadata, read_metadata
+from qmgen.dataset.places import Place, place_of
 from qmgen.dataset.schema import store_groups
-from qmgen.errors import StoreError, StoreIncompleteError
+from qmgen.errors import StoreError, StoreIncompleteError, StoreUnreachableError
 
 _SCAN = 1 << 18
 
@@ -54,8 +55,8 @@ class Verification:
 
     Attributes
     ----------
-    path : Path
-        Folder of the store.
+    path : Place
+        Where the store is.
     metadata : StoreMetadata or None
         What the store says about itself; None if neither of its two copies can be read.
     files : int
@@ -73,7 +74,7 @@ class Verification:
         What could not be checked.
     """
 
-    path: Path
+    path: Place
     metadata: StoreMetadata | None
     files: int
     size: int
@@ -81,6 +82,12 @@ class Verification:
     contradictions: tuple[str, ...]
     molecules: tuple[Rows, ...]
     limits: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of a store that is on this machine."""
+        assert isinstance(self.path, Path)
+        return self.path
 
     @property
     def intact(self) -> bool:
@@ -108,6 +115,8 @@ class Verification:
         field = store_groups(version=self.metadata.schema_version)["molecules"][name]
         try:
             array = open_array(self.path, "molecules", field, self.metadata.counts)
+        except StoreUnreachableError:
+            raise
         except StoreError:
             # Listed as damaged already.
             return values
@@ -128,7 +137,7 @@ def verify_store(path: str | os.PathLike[str]) -> Verification:
     Parameters
     ----------
     path : path
-        Folder of the store.
+        Folder of the store, or its URL.
 
     Raises
     ------
@@ -137,16 +146,18 @@ def verify_store(path: str | os.PathLike[str]) -> Verification:
     StoreError
         There is no store, a newer qmgen wrote it, or a file can't be read at all.
     """
-    path = Path(os.path.abspath(path))
-    manifest, content = _manifest(path)
-    if manifest is None and not (path / "zarr.json").is_file():
+    place = place_of(path)
+    manifest, content = _manifest(place)
+    if manifest is None and not (place / "zarr.json").is_file():
         # Explains what there is instead of a store.
-        read_metadata(path)
+        read_metadata(place)
     try:
-        found = found_files(path)
+        found = found_files(place)
+    except StoreUnreachableError:
+        raise
     except OSError as error:
-        raise StoreError(f"{path} can't be read: {error}; check permissions and disk") from error
-    metadata = stored_metadata(path, manifest)
+        raise StoreError(f"{place} can't be read: {error}; check permissions and disk") from error
+    metadata = stored_metadata(place, manifest)
     sealed = metadata is None or metadata.schema_version >= SEALED_SINCE
     damaged, limits = [], []
     listed = found if manifest is None else manifest.files
@@ -158,33 +169,37 @@ def verify_store(path: str | os.PathLike[str]) -> Verification:
         else:
             limits.append("as the manifest is damaged, other files can't be told for certain")
             if manifest is None and metadata is not None:
-                damaged += unreadable_files(path, metadata)
+                damaged += unreadable_files(place, metadata)
     elif not sealed:
         limits.append("a dataset of this version has no checksum of its manifest")
     files = _compare(listed, found)
-    damaged += files if metadata is None else with_rows(path, metadata, files)
+    damaged += files if metadata is None else with_rows(place, metadata, files)
     wrong: tuple[str, ...] = ()
     if not damaged and metadata is not None:
         try:
-            wrong = tuple(contradictions(metadata, open_arrays(path, metadata), set(listed)))
+            wrong = tuple(contradictions(metadata, open_arrays(place, metadata), set(listed)))
+        except StoreUnreachableError:
+            raise
         except StoreError as error:
             wrong = (str(error),)
     return Verification(
-        path=path,
+        path=place,
         metadata=metadata,
-        files=len(found) + (path / MANIFEST).is_file(),
+        files=len(found) + (place / MANIFEST).is_file(),
         size=sum(entry.bytes for entry in found.values()) + len(content),
         damaged=tuple(damaged),
         contradictions=wrong,
-        molecules=() if metadata is None else affected_molecules(path, metadata, damaged),
+        molecules=() if metadata is None else affected_molecules(place, metadata, damaged),
         limits=tuple(limits),
     )
 
 
-def _manifest(path: Path) -> tuple[Manifest | None, bytes]:
+def _manifest(path: Place) -> tuple[Manifest | None, bytes]:
     """Content of the manifest; None if it can't be made sense of."""
     try:
         content = (path / MANIFEST).read_bytes()
+    except StoreUnreachableError:
+        raise
     except OSError:
         # The caller reports it as missing.
         return None, b""
@@ -194,7 +209,7 @@ def _manifest(path: Path) -> tuple[Manifest | None, bytes]:
         return None, content
 
 
-def stored_metadata(path: Path, manifest: Manifest | None) -> StoreMetadata | None:
+def stored_metadata(path: Place, manifest: Manifest | None) -> StoreMetadata | None:
     """Metadata of the copy that is intact: the manifest's if that is, else the root's.
 
     Raises
@@ -206,7 +221,7 @@ def stored_metadata(path: Path, manifest: Manifest | None) -> StoreMetadata | No
         return parse_metadata(path, manifest.metadata)
     try:
         return read_metadata(path)
-    except StoreIncompleteError:
+    except (StoreIncompleteError, StoreUnreachableError):
         raise
     except StoreError:
         # The root file's checksum tells, too.

@@ -2,17 +2,16 @@
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from qmgen.dataset import MoleculeRecord
-from qmgen.generate.parts import load_part
+from qmgen.dataset import MoleculeRecord, Place
+from qmgen.generate.parts import load_parts
 from qmgen.generate.plan import Plan
 from qmgen.generate.worker import LabelledSlice
 
 
-def finished_records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
+def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
     """Molecules in the order of the input, one window in memory at a time.
 
     What went wrong with them is added to the plan.
@@ -20,8 +19,8 @@ def finished_records(plan: Plan, parts: Path) -> Iterator[MoleculeRecord]:
     plan.forget_label_failures()
     for window in plan.windows():
         pieces: dict[int, list[LabelledSlice]] = {}
-        for batch in window:
-            for part in load_part(parts, batch):
+        for batch in load_parts(parts, window):
+            for part in batch:
                 pieces.setdefault(part.number, []).append(part)
         slices = itertools.chain.from_iterable(pieces.values())
         plan.add_label_failures(itertools.chain.from_iterable(s.failures for s in slices))

@@ -139,6 +139,12 @@ class ClusterConfig(_Frozen):
         description="Memory of a worker process on this machine, such as 4GB; one that takes more "
         "is ended and its batch given to another. No limit but the machine's by default.",
     )
+    parts: str | None = Field(
+        None,
+        description="Folder, or URL such as s3://bucket/parts, that this process and all workers "
+        "reach: workers put finished batches there themselves, and the run removes them when its "
+        "dataset is there. By default they come to this process, which writes them.",
+    )
     batch_hours: float = Field(
         6.0,
         gt=0,

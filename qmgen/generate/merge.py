@@ -1,6 +1,7 @@
 """Joins datasets that were made with the same configuration."""
 
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -63,7 +64,7 @@ class _Segment:
     failures: range
 
 
-def merge(output: Path, stores: Sequence[Path]) -> MergeSummary:
+def merge(output: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str]]) -> MergeSummary:
     """Join datasets of one configuration into one.
 
     Molecules come in the order of the parts. One that a part before has as well is left out and
@@ -125,7 +126,7 @@ def merge(output: Path, stores: Sequence[Path]) -> MergeSummary:
     return MergeSummary(written, moved)
 
 
-def _checked(store: Path) -> Dataset:
+def _checked(store: str | os.PathLike[str]) -> Dataset:
     """Open a part and make sure of every byte of it."""
     found = verify_store(store)
     if not found.intact:
@@ -201,13 +202,13 @@ def _scan(
     owners = np.repeat(np.arange(len(segments)), [len(s.molecules) for s in segments])
     keys = np.zeros((total, 2), np.uint64)
     split_keys = np.zeros((total, 1), np.uint64)
-    for row, record in enumerate(r for d in datasets for r in stored_records(d.path)):
+    for row, record in enumerate(r for d in datasets for r in stored_records(str(d.path))):
         source = segments[owners[row]].part.source.name
         digest = hashlib.sha256(_key(record, source, row).encode()).digest()
         keys[row] = np.frombuffer(digest[:16], "<u8")
         seed = datasets[0].metadata.split.seed
         split_keys[row] = split_digest(split_key(record.smile, record.source_id, record.line), seed)
-    codes = np.concatenate([stored_splits(dataset.path) for dataset in datasets])
+    codes = np.concatenate([stored_splits(str(dataset.path)) for dataset in datasets])
     return owners, keys, split_keys, codes
 
 
@@ -248,7 +249,7 @@ def _records(
         # Some part has open shells, whose labels this one's closed shells get as well.
         lacking = optional - {*dataset.metadata.optional_labels}
         assert lacking <= {*spin_label_names(labels)}
-        for record in stored_records(dataset.path):
+        for record in stored_records(str(dataset.path)):
             if duplicate[row]:
                 line, source_id, smile = record.line, record.source_id, record.smile
                 failed[owners[row]].append(Failure(line, source_id, smile, -1, "read", reason))

@@ -124,7 +124,6 @@ def import_qm9(
     StoreError
         `output` exists or can't be written, or `exclude` is a folder and no complete dataset.
     """
-    output = Path(output)
     excluded = frozenset() if exclude is None else _constitutions(Path(exclude))
     chosen, left_out = _choose(files, limit, seed, excluded)
     if not chosen:

@@ -1,5 +1,6 @@
 """Labels the molecules again that damaged files of a store held, and puts them in place."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from qmgen.dataset.patch import (
     lost_elements,
     patched_shards,
 )
+from qmgen.dataset.places import local_folder
 from qmgen.dataset.rebuild import (
     put_all,
     rebuild_metadata,
@@ -71,7 +73,7 @@ class RepairSummary:
 
 
 def repair(
-    store: Path,
+    store: str | os.PathLike[str],
     source: Path | None,
     cluster: ClusterConfig | None = None,
     *,
@@ -110,8 +112,9 @@ def repair(
     StoreMismatchError
         The input file is not the run's.
     StoreError
-        What is lost can't be made again.
+        What is lost can't be made again, or the store is not on this machine.
     """
+    store = local_folder(store)
     found = verify_store(store)
     extra = tuple(damage.name for damage in found.damaged if damage.problem == EXTRA)
     if found.contradictions:
@@ -129,7 +132,7 @@ def repair(
     assert found.metadata is not None
     _check_origin(store, found.metadata)
     progress = progress or Progress()
-    with workplace(found.path) as folder:
+    with workplace(found.folder) as folder:
         again = _Again({}, ())
         wanted = _wanted(found, lost)
         if wanted or _has(lost, "failures/"):
@@ -251,6 +254,7 @@ def _label_again(
         progress.stage(cluster.description)
         work = (plan.batch(number) for number in batches)
         for batch, slices in run_batches(cluster, work, config, guess):
+            assert isinstance(slices, list)
             for part in slices:
                 if part.number in pieces:
                     pieces[part.number][batch.number] = part
@@ -273,7 +277,7 @@ def _label_again(
             f"{found.path} can't be repaired: it had {before} failures, and now there are "
             f"{len(failures)}; run qmgen generate to another output"
         )
-    return _Again(_by_row(whole, known, found.path), failures)
+    return _Again(_by_row(whole, known, found.folder), failures)
 
 
 def _numbers(
@@ -327,13 +331,13 @@ def _put_in_place(
     files = read_manifest(found.path, found.metadata.schema_version)
     made = patched_shards(found, lost, again.records, again.failures, folder)
     if all(entry_of(file) == files[name] for name, file in made.items()):
-        put_all(found.path, made)
+        put_all(found.folder, made)
         return True
     rows = merged(Rows(row, row + 1) for row in again.records)
     more = all_elements(found, rows)
     whole = {n: [*merged([*lost.get(n, ()), *more.get(n, ())])] for n in {*lost, *more}}
     made = patched_shards(found, whole, again.records, again.failures, folder)
-    put_all(found.path, made)
+    put_all(found.folder, made)
     some = ", ".join(str(record.line) for record in list(again.records.values())[:5])
     more_lines = ", ..." * (len(again.records) > 5)
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
@@ -341,9 +345,9 @@ def _put_in_place(
         f"{len(again.records)} molecules (lines {some}{more_lines}) were labelled again after "
         f"damage, and not bit for bit as before, with {versions}."
     )
-    files |= {name: entry_of(found.path / name) for name in made}
+    files |= {name: entry_of(found.folder / name) for name in made}
     metadata = with_note(found.metadata, note)
     counts = metadata.counts.model_copy(update={"converged": count_converged(found)})
     metadata = metadata.model_copy(update={"counts": counts})
-    replace_root(found.path, metadata, files, folder)
+    replace_root(found.folder, metadata, files, folder)
     return False

@@ -1,53 +1,59 @@
 """A whole run: plan, label on Dask, commit batch by batch, and put the store together."""
 
-import fcntl
-import json
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from qmgen.dataset import (
-    RUN_FILE,
+    Place,
     Provenance,
+    RemotePath,
     StoreMetadata,
     collect_provenance,
-    config_hash,
-    file_sha256,
-    open_dataset,
+    place_of,
     write_store,
 )
 from qmgen.dataset.provenance import PACKAGES
 from qmgen.dft.dispersion import PACKAGE_OF, check_dispersion
 from qmgen.dft.orbital_guess import OrbitalGuess
-from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.assembly import finished_records
+from qmgen.generate.claim import Claim, claimed
 from qmgen.generate.cluster import connect
+from qmgen.generate.commit import Receipt, SharedParts, leave_mark, receipt_of
 from qmgen.generate.config import RunConfig
-from qmgen.generate.parts import DamagedPartError, is_complete, save_part
+from qmgen.generate.parts import DamagedPartError, save_part, with_completeness
 from qmgen.generate.plan import Plan, PlanCounts
 from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
+from qmgen.generate.run_folder import (
+    RunFolder,
+    discard,
+    enter,
+    finished_store,
+    folder_of,
+    identity_of,
+    locked,
+    tidy,
+)
 from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches
 from qmgen.generate.spin import spin_label_names, with_spin_columns
-from qmgen.generate.worker import LabelledSlice
 
-_PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """Outcome of `generate`; ``resumed_batches`` had been finished by earlier attempts."""
 
-    path: Path
+    path: Place
     metadata: StoreMetadata
     unsuited_molecules: int
     resumed_batches: int
@@ -57,26 +63,29 @@ class RunSummary:
 
 def generate(
     source: Path,
-    output: Path,
+    output: str | os.PathLike[str],
     config: RunConfig,
     *,
     smiles_column: str | None = None,
     progress: Progress | None = None,
     guess: OrbitalGuess | None = None,
     log: Path | None = None,
+    work: Path | None = None,
 ) -> RunSummary:
     """Label every molecule of a file and write the dataset.
 
-    The folder ``output`` holds the run's own files until it becomes the store. Each batch is
-    committed on its own; whatever ends the run early, the same call goes on from there, and the
-    store's content is the same as without interruption.
+    The folder ``output`` holds the run's own files until it becomes the store; of a URL, the folder
+    ``work`` does. Each batch is committed on its own, by the workers themselves if the
+    configuration says where; whatever ends the run early, the same call goes on from there, and
+    the store's content is the same as without interruption.
 
     Parameters
     ----------
     source
         Molecules: .smi, .csv, .sdf or .xyz.
     output
-        The store to make, or the folder of an unfinished run of it.
+        The store to make, or the folder of an unfinished run of it; or a URL that fsspec knows,
+        such as ``s3://bucket/name.zarr``.
     config
         Of the run.
     smiles_column
@@ -88,13 +97,17 @@ def generate(
         of what the dataset is made with, as labels depend on it within the thresholds.
     log
         File that events are appended to as lines of JSON.
+    work
+        Folder for the run's own files if the output is a URL; by default one of its name, followed
+        by ``.qmgen-run``, in the current directory.
 
     Raises
     ------
     InputError
         The input can't be read, or nothing in it can be labelled.
     ConfigError, MissingExtraError
-        Dispersion is asked for and can't be had, see `qmgen.dft.dispersion.check_dispersion`.
+        Dispersion is asked for and can't be had, see `qmgen.dft.dispersion.check_dispersion`; or
+        the package is missing that a URL needs, or ``work`` is given for a folder.
     StoreMismatchError
         The output exists and comes from another configuration or input, or another process is
         writing it.
@@ -105,124 +118,64 @@ def generate(
     if config.labels.dispersion is not None:
         check_dispersion(config.labels.dispersion, config.dft.functional)
     science = config.science() | ({} if guess is None else {"guess": guess.identity})
-    identity = _identity(source, science, smiles_column)
-    finished = _finished(output, identity)
+    identity = identity_of(source, science, smiles_column)
+    place = place_of(output)
+    path = folder_of(place, work)
+    finished = finished_store(place, identity)
     if finished is not None:
-        unsuited = _tidy(output)
-        return RunSummary(output, finished, unsuited, 0, 0, already_complete=True)
+        unsuited = tidy(place, path)
+        return RunSummary(place, finished, unsuited, 0, 0, already_complete=True)
     events = RunLog(log)
-    created = _enter(output, identity)
-    with _lock(output):
+    folder = enter(path, place, identity, config.cluster.parts)
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        claim = None
         try:
-            plan = _plan(source, output, config, smiles_column, progress)
+            if isinstance(place, RemotePath):
+                claim = stack.enter_context(claimed(place, identity, folder.run))
+            if folder.shared:
+                leave_mark(SharedParts(folder.parts, folder.run))
+            plan = _plan(source, folder, config, smiles_column, progress)
         except BaseException:
-            if created:
+            if folder.created:
                 # Nothing was done yet, so a mistake in the command leaves nothing behind.
-                shutil.rmtree(output, ignore_errors=True)
+                discard(folder)
+                if claim is not None:
+                    claim.withdraw()
             raise
         counts = plan.counts()
-        parts = output / _PARTS
         events.event("start", output=str(output), input=str(source), **asdict(counts))
-        resumed = _label(plan, parts, config, counts, progress, guess, events)
+        resumed = _label(plan, folder, config, counts, progress, guess, events, claim)
         provenance = _provenance(source, config, science)
         while True:
             progress.stage("writing the store")
             try:
-                metadata = _assemble(plan, parts, output, config, provenance)
+                metadata = _assemble(plan, folder.parts, place, config, provenance, claim)
                 break
             except DamagedPartError as error:
                 progress.stage(str(error))
                 events.event("damaged", reason=str(error))
-                _label(plan, parts, config, counts, progress, guess, events)
+                _label(plan, folder, config, counts, progress, guess, events, claim)
         events.event("end", output=str(output), conformers=metadata.counts.conformers)
-        _tidy(output)
+        if claim is not None:
+            claim.withdraw()
+        tidy(place, path)
     return RunSummary(
-        output, metadata, counts.unsuited, resumed, counts.batches, already_complete=False
+        place, metadata, counts.unsuited, resumed, counts.batches, already_complete=False
     )
 
 
-def _identity(source: Path, science: dict[str, Any], smiles_column: str | None) -> dict[str, str]:
-    """Tell what two calls must share to be the same run."""
-    try:
-        digest = file_sha256(source)
-    except OSError as error:
-        raise InputError(
-            f"can't read the input {source}: {error.strerror}; give a file of molecules"
-        ) from error
-    return {
-        "configuration": config_hash(science),
-        "input": digest,
-        "smiles_column": smiles_column or "",
-    }
-
-
-def _finished(output: Path, identity: dict[str, str]) -> StoreMetadata | None:
-    """Metadata of the store if it is there already and is what this run would make."""
-    if not (output / "zarr.json").exists():
-        return None
-    metadata = open_dataset(output).metadata
-    found = {
-        "configuration": metadata.provenance.config_hash,
-        "input": metadata.provenance.source.sha256,
-    }
-    _compare(output, found, identity)
-    return metadata
-
-
-def _compare(output: Path, found: dict[str, str], identity: dict[str, str]) -> None:
-    other = [name for name, value in found.items() if identity[name] != value]
-    if other:
-        raise StoreMismatchError(
-            f"{output} exists and was made with another {' and '.join(other)}; choose another "
-            "output, delete it, or repeat the command that made it"
-        )
-
-
-def _enter(output: Path, identity: dict[str, str]) -> bool:
-    """Make the run's folder, or check that it is this run's; says whether it was made."""
-    marker = output / RUN_FILE
-    if marker.exists():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise StoreError(
-                f"{marker} is damaged ({error}); delete {output} to start again"
-            ) from error
-        _compare(output, found, identity)
-        return False
-    # All that a process leaves which was killed while it made the marker.
-    temporary = marker.with_suffix(".tmp")
-    if output.exists() and (not output.is_dir() or any(p != temporary for p in output.iterdir())):
-        raise StoreError(f"{output} exists and is no qmgen dataset; choose another output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
-        os.replace(temporary, marker)
-    except OSError as error:
-        raise StoreError(f"can't make {output}: {error.strerror}; choose another output") from error
-    return True
-
-
-@contextmanager
-def _lock(output: Path) -> Iterator[None]:
-    """Keep other processes from writing the same store; ends with this process, however it ends."""
-    with open(output / _LOCK, "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreMismatchError(
-                f"another qmgen process is writing {output}; wait for it or stop it first"
-            ) from error
-        yield
-
-
 def _plan(
-    source: Path, output: Path, config: RunConfig, smiles_column: str | None, progress: Progress
+    source: Path,
+    folder: RunFolder,
+    config: RunConfig,
+    smiles_column: str | None,
+    progress: Progress,
 ) -> Plan:
     progress.stage(f"reading {source.name}")
     return build_plan(
         source,
-        output / _PLAN,
+        folder.plan,
         config,
         smiles_column=smiles_column,
         progress=progress.records_read,
@@ -231,34 +184,41 @@ def _plan(
 
 def _label(
     plan: Plan,
-    parts: Path,
+    folder: RunFolder,
     config: RunConfig,
     counts: PlanCounts,
     progress: Progress,
     guess: OrbitalGuess | None,
     events: RunLog,
+    claim: Claim | None,
 ) -> int:
     """Label what no earlier attempt finished; gives the number of batches that one did."""
     done = Counter[str]()
-    for number, conformers in plan.batch_sizes():
-        if is_complete(parts, number):
+    for _, conformers, complete in with_completeness(folder.parts, plan.batch_sizes()):
+        if complete:
             done.update(batches=1, conformers=conformers)
     missing = counts.batches - done["batches"]
     progress.start_labelling(counts.conformers, done["conformers"], counts.molecules)
     if missing:
-        with connect(config.cluster, missing) as cluster:
+        shared = SharedParts(folder.parts, folder.run) if folder.shared else None
+        batches = (
+            plan.batch(number)
+            for number, _, complete in with_completeness(folder.parts, plan.batch_sizes())
+            if not complete
+        )
+        # SQLite wants the plan closed in the thread that opened it.
+        with connect(config.cluster, missing) as cluster, closing(batches):
             progress.stage(cluster.description)
-            batches = (
-                plan.batch(number)
-                for number, _ in plan.batch_sizes()
-                if not is_complete(parts, number)
-            )
             committed = done["conformers"]
-            for batch, slices in run_batches(cluster, batches, config, guess):
-                save_part(parts, batch.number, slices)
+            for batch, result in run_batches(cluster, batches, config, guess, shared):
+                if claim is not None:
+                    claim.check()
+                if not isinstance(result, Receipt):
+                    save_part(folder.parts, batch.number, result)
+                    result = receipt_of(batch.number, result)
                 committed += batch.num_conformers
                 progress.batch_done(batch.num_conformers)
-                events.event("batch", batch=batch.number, **_outcome(slices))
+                events.event("batch", batch=batch.number, **_outcome(result))
                 publish(
                     cluster.client,
                     {"conformers_committed": committed, "conformers_planned": counts.conformers},
@@ -267,26 +227,32 @@ def _label(
     return done["batches"]
 
 
-def _outcome(slices: list[LabelledSlice]) -> dict[str, Any]:
+def _outcome(receipt: Receipt) -> dict[str, Any]:
     """What the log says of a batch."""
-    failures = [failure for part in slices for failure in part.failures]
     return {
-        "conformers": sum(part.record.num_conformers for part in slices if part.record),
-        "failures": [{"line": f.line, "stage": f.stage, "reason": f.reason} for f in failures],
+        "conformers": sum(count for _, count in receipt.conformers),
+        "failures": [
+            {"line": f.line, "stage": f.stage, "reason": f.reason} for f in receipt.failures
+        ],
     }
 
 
 def _assemble(
-    plan: Plan, parts: Path, output: Path, config: RunConfig, provenance: Provenance
+    plan: Plan,
+    parts: Place,
+    output: Place,
+    config: RunConfig,
+    provenance: Provenance,
+    claim: Claim | None,
 ) -> StoreMetadata:
     records, optional_labels = finished_records(plan, parts), config.labels.optional_labels
     if config.method == "dft" and plan.has_open_shells():
         records = (with_spin_columns(record, config.labels) for record in records)
         optional_labels += spin_label_names(config.labels)
     return write_store(
-        output,
-        records,
-        plan.failures(),
+        str(output),
+        _while_ours(records, claim),
+        _while_ours(plan.failures(), claim),
         provenance,
         split_seed=config.split.seed,
         split_fractions=config.split.fractions,
@@ -295,6 +261,16 @@ def _assemble(
         rejected=plan.rejected_by_reason(),
         into_run=True,
     )
+
+
+def _while_ours(items: Iterator[_Item], claim: Claim | None) -> Iterator[_Item]:
+    """Give the same items as long as the output is this run's; make sure at the end."""
+    for item in items:
+        if claim is not None:
+            claim.check()
+        yield item
+    if claim is not None:
+        claim.check(ask=True)
 
 
 def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:
@@ -307,12 +283,3 @@ def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Pro
         devices=[f"{d.platform} {d.device_kind}" for d in jax.devices()],
         packages=PACKAGES if model is None else (*PACKAGES, PACKAGE_OF[model]),
     )
-
-
-def _tidy(output: Path) -> int:
-    """Remove the run's own files from a finished store."""
-    unsuited = Plan(output / _PLAN).counts().unsuited if (output / _PLAN).exists() else 0
-    shutil.rmtree(output / _PARTS, ignore_errors=True)
-    for name in (_PLAN, f"{_PLAN}-journal", _LOCK, RUN_FILE):
-        (output / name).unlink(missing_ok=True)
-    return unsuited

@@ -12,8 +12,16 @@ from distributed.scheduler import KilledWorker
 
 from qmgen.dataset import Failure
 from qmgen.dft.orbital_guess import OrbitalGuess
-from qmgen.errors import ClusterError
+from qmgen.errors import ClusterError, StoreError
 from qmgen.generate.cluster import Cluster
+from qmgen.generate.commit import (
+    Receipt,
+    SharedParts,
+    WrongResultError,
+    check_receipt,
+    check_slices,
+    label_and_commit,
+)
 from qmgen.generate.config import RunConfig
 from qmgen.generate.plan import Batch, Slice
 from qmgen.generate.worker import LabelledSlice, label_batch, prepare_process
@@ -33,7 +41,8 @@ def run_batches(
     batches: Iterator[Batch],
     config: RunConfig,
     guess: OrbitalGuess | None = None,
-) -> Iterator[tuple[Batch, list[LabelledSlice]]]:
+    parts: SharedParts | None = None,
+) -> Iterator[tuple[Batch, list[LabelledSlice] | Receipt]]:
     """Label batches on a cluster and give each as it is done, in any order.
 
     A worker that dies costs only what it had in hand: Dask gives that to another. A batch that
@@ -50,6 +59,9 @@ def run_batches(
         Of the run.
     guess
         Predicts orbitals to start from.
+    parts
+        Where workers commit what they have done. They then give receipts, but for batches that
+        were taken apart, whose labels come to be committed by the caller.
     """
     running: dict[str, _Task] = {}
     split: dict[int, _Split] = {}
@@ -57,9 +69,10 @@ def run_batches(
     wanted = _Wanted(cluster)
 
     def submit(task: _Task) -> None:
-        future = cluster.client.submit(
-            label_batch, task.batch, config, cluster.threads, guess, pure=False, retries=_RETRIES
-        )
+        call: tuple[Any, ...] = (label_batch, task.batch, config, cluster.threads, guess)
+        if parts is not None and task.position is None:
+            call = (label_and_commit, *call[1:], parts)
+        future = cluster.client.submit(*call, pure=False, retries=_RETRIES)
         running[future.key] = task
         queue.add(future)
 
@@ -73,7 +86,7 @@ def run_batches(
     fill()
     for future in queue:
         batch, position = running.pop(future.key)
-        result = _outcome(future, batch)
+        result = _outcome(future, batch, committed=parts is not None and position is None)
         if isinstance(result, Exception):
             _check_workers(cluster, result)
             if position is not None or (
@@ -128,14 +141,14 @@ class _Wanted:
         return self._number
 
 
-def _outcome(future: Future, batch: Batch) -> list[LabelledSlice] | Exception:
+def _outcome(future: Future, batch: Batch, *, committed: bool) -> Any:
     """Result of a batch, or the error that its molecules may be to blame for."""
     result = _result(future)
     if isinstance(result, Exception):
         return result
     try:
-        _check_result(batch, result)
-    except _WrongResultError as error:
+        (check_receipt if committed else check_slices)(batch, result)
+    except WrongResultError as error:
         return error
     return result
 
@@ -154,6 +167,8 @@ def _result(future: Future) -> Any:
         raise ClusterError(
             "lost the Dask scheduler; finished batches are kept, run the same command again"
         ) from error
+    except StoreError as error:
+        raise ClusterError(f"a worker can't commit what it has done: {error}") from error
     except (ImportError, OSError) as error:
         raise ClusterError(
             f"a worker can't do its work ({type(error).__name__}: {error}); give the workers the "
@@ -162,27 +177,6 @@ def _result(future: Future) -> Any:
     except Exception as error:
         # Any other error is recorded with the molecule that raises it, by the caller.
         return error
-
-
-class _WrongResultError(Exception):
-    """A worker gave something else than it was asked for."""
-
-
-def _check_result(batch: Batch, result: object) -> None:
-    wanted = [part.number for part in batch.slices]
-    if not isinstance(result, list) or [getattr(s, "number", None) for s in result] != wanted:
-        raise _WrongResultError("a worker gave other molecules than it was asked for")
-    for part, done in zip(batch.slices, result, strict=True):
-        if done.record is None:
-            continue
-        molecule, index = Molecule.from_json(part.molecule_json), done.record.conformers["index"]
-        if (
-            done.record.line != molecule.line
-            or not np.array_equal(done.record.z, molecule.atomic_numbers)
-            or (index < part.start).any()
-            or (index >= part.stop).any()
-        ):
-            raise _WrongResultError("a worker gave conformers that it was not asked for")
 
 
 def _check_workers(cluster: Cluster, error: Exception) -> None:

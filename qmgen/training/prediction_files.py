@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qmgen.dataset import Batch, open_dataset
+from qmgen.dataset import Batch, RemotePath, open_dataset, place_of
 from qmgen.errors import ConformerError, InputError
 from qmgen.molecules import (
     ConformerConfig,
@@ -132,14 +132,14 @@ def predict_file(
     StoreError
         The folder is no complete store.
     """
-    path = Path(input_path)
+    path = place_of(input_path)
     predictor = load_predictor(Path(checkpoint))
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     items: Iterator[PredictionRow]
     labels: tuple[Target, ...] = ()
-    if path.is_dir():
-        dataset = open_dataset(path)
+    if isinstance(path, RemotePath) or path.is_dir():
+        dataset = open_dataset(str(path))
         labels = tuple(target for target in predictor.targets if target in dataset.columns)
         codes = None if split is None else split_codes(dataset, predictor.split)
         # Checks the name of the split now, not at the first row.
