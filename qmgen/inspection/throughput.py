@@ -1,5 +1,6 @@
 """How fast a run went: conformers and failures over the time at work."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,8 +55,7 @@ def throughput(history: RunHistory) -> Throughput:
     total = max(float(begins[-1]), 1.0)
     batches = [batch for attempt in history.attempts for batch in attempt.batches]
     most = min(max(len(batches) // _BATCHES, _FEW), _MOST)
-    width = next((w for w in _WIDTHS if total / w <= most), None)
-    width = -(-total // (most * 86400)) * 86400.0 if width is None else float(width)
+    width = next((float(w) for w in _WIDTHS if total / w <= most), _days(total / most))
     number = max(1, int(-(-total // width)))
     # The last event lies on the last edge.
     edges = np.minimum(width * np.arange(number + 1), total)
@@ -76,6 +76,11 @@ def throughput(history: RunHistory) -> Throughput:
         total_of([b.failures for b in batches]),
         begins[1:-1],
     )
+
+
+def _days(seconds: float) -> float:
+    """Whole days that hold so many seconds, in seconds."""
+    return math.ceil(seconds / 86400) * 86400.0
 
 
 def run_section(history: RunHistory) -> dict[str, Any]:
