@@ -1,5 +1,6 @@
 """The `qmgen` command: parses arguments, makes one call, prints the outcome."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -301,6 +302,9 @@ app.command()(inspection.browse)
 
 def main() -> None:
     """Run the command; mistakes of the user end in one message and a non-zero status."""
+    for name in ("aiobotocore", "botocore"):
+        # schnetpack has every library say what it does.
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         app(standalone_mode=True)
     except QmgenError as error:
