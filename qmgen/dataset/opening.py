@@ -1,16 +1,19 @@
 """Opens a store, or says why it can't be opened."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pydantic
 import zarr
 from zarr.storage import LocalStore
 
-from qmgen.dataset.manifest import check_files, damaged, read_manifest
+from qmgen.dataset.layout import store_layout
+from qmgen.dataset.manifest import check_files, damaged, read_listing
 from qmgen.dataset.metadata import Counts, StoreMetadata
-from qmgen.dataset.schema import KIND, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field, store_groups
+from qmgen.dataset.schema import KIND, LEVEL_LABELS, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field
 from qmgen.errors import StoreError, StoreIncompleteError
 
 Arrays = dict[str, dict[str, zarr.Array]]
@@ -28,8 +31,9 @@ def open_checked(path: Path) -> tuple[StoreMetadata, Arrays]:
         There is no store, it is damaged, or a newer qmgen wrote it.
     """
     metadata = read_metadata(path)
-    check_files(path, read_manifest(path, metadata.schema_version))
-    return metadata, open_arrays(path, metadata)
+    listing = read_listing(path, metadata.schema_version)
+    check_files(path, listing)
+    return metadata, open_arrays(path, metadata, listing.lengths)
 
 
 def read_metadata(path: Path) -> StoreMetadata:
@@ -87,14 +91,26 @@ def parse_metadata(path: Path, attributes: Any) -> StoreMetadata:
         metadata = StoreMetadata.model_validate(attributes)
     except pydantic.ValidationError as error:
         raise damaged(path, root, f"not valid metadata ({error.errors()[0]['msg']})") from error
-    unknown = set(metadata.optional_labels) - set(OPTIONAL)
+    at_levels = {label for level in metadata.levels for label in level.labels}
+    unknown = set(metadata.optional_labels) - set(OPTIONAL) | at_levels - set(LEVEL_LABELS)
     if unknown:
         raise damaged(path, root, f"not valid metadata (unknown labels {sorted(unknown)})")
     return metadata
 
 
-def open_arrays(path: Path, metadata: StoreMetadata) -> Arrays:
+def open_arrays(
+    path: Path, metadata: StoreMetadata, lengths: Mapping[str, int] = MappingProxyType({})
+) -> Arrays:
     """Open every array that a store with these metadata has, by group and name; reads no data.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the store.
+    metadata : StoreMetadata
+        What its root says.
+    lengths : mapping of str to int
+        Length of arrays that may be longer already, as a store is that grows.
 
     Raises
     ------
@@ -102,20 +118,26 @@ def open_arrays(path: Path, metadata: StoreMetadata) -> Arrays:
         An array is missing, its metadata are damaged, or it is of another type or size than the
         root's metadata say.
     """
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     return {
         group: {
-            name: open_array(path, group, field, metadata.counts) for name, field in fields.items()
+            name: open_array(path, group, field, metadata.counts, lengths.get(f"{group}/{name}"))
+            for name, field in fields.items()
         }
         for group, fields in groups.items()
     }
 
 
-def open_array(path: Path, group: str, field: Field, counts: Counts) -> zarr.Array:
-    """Open one array for reading; raises as `open_arrays`."""
+def open_array(
+    path: Path, group: str, field: Field, counts: Counts, length: int | None = None
+) -> zarr.Array:
+    """Open one array for reading, of some length if that is given; raises as `open_arrays`."""
     folder = path / group / field.name
     try:
         array = zarr.open_array(LocalStore(folder, read_only=True), mode="r", zarr_format=3)
+        if length is not None and length < array.shape[0]:
+            shorter = array.metadata.to_dict() | {"shape": (length, *array.shape[1:])}
+            array = zarr.Array.from_dict(array.store_path, shorter)
         dtype = "string" if array.dtype.kind == "T" else str(array.dtype)
     except Exception as error:
         # Damaged metadata make Zarr raise nearly anything.

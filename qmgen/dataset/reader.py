@@ -18,6 +18,7 @@ from qmgen.dataset.gather import (
     row_numbers,
     take,
 )
+from qmgen.dataset.layout import labels_at_levels
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_checked
 from qmgen.dataset.packed import pair_count
@@ -88,12 +89,15 @@ class Dataset:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))
         self.metadata, self._arrays = open_checked(self.path)
-        self._fields = conformer_fields(self.metadata.optional_labels, self.metadata.schema_version)
+        at_levels = labels_at_levels(self.metadata.levels)
+        self._fields = conformer_fields(
+            (*self.metadata.optional_labels, *at_levels), self.metadata.schema_version
+        )
         flat = {f.offset: self._arrays["conformers"][name] for name, f in self._fields.items()}
         self._flat = {("conformers", offset): array for offset, array in flat.items()}
         self._flat["molecules", "atom_offset"] = self._arrays["molecules"]["z"]
         absent = {*CONFORMER, *OPTIONAL} - set(self._fields)
-        self.columns = tuple(name for name in COLUMNS if name not in absent)
+        self.columns = (*(name for name in COLUMNS if name not in absent), *at_levels)
 
     def __reduce__(self) -> tuple[type["Dataset"], tuple[Path]]:
         return Dataset, (self.path,)

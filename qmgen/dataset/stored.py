@@ -9,6 +9,7 @@ import zarr
 from jaxtyping import UInt8
 
 from qmgen.dataset.gather import read_span
+from qmgen.dataset.layout import labels_at_levels
 from qmgen.dataset.opening import Arrays, open_checked
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.record import MoleculeRecord
@@ -35,7 +36,8 @@ def stored_records(path: str | os.PathLike[str]) -> Iterator[MoleculeRecord]:
         There is no complete store, or it is damaged.
     """
     metadata, arrays = open_checked(Path(os.path.abspath(path)))
-    fields = conformer_fields(metadata.optional_labels, metadata.schema_version)
+    labels = (*metadata.optional_labels, *labels_at_levels(metadata.levels))
+    fields = conformer_fields(labels, metadata.schema_version)
     for start in range(0, metadata.counts.molecules, _MOLECULES):
         stop = min(start + _MOLECULES, metadata.counts.molecules)
         bounds = read_span(arrays["molecules"]["conformer_offset"], start, stop + 1)
