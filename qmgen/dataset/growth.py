@@ -178,9 +178,7 @@ def _alike(arrays: Mapping[str, zarr.Array], field: Field) -> zarr.Array:
     return next(arrays[n] for n, f in fields if (f.offset, f.item_shape, f.dtype) == shape)
 
 
-def _writers(
-    path: Path, arrays: Arrays, group: str, fields: Mapping[str, Field]
-) -> GroupWriter:
+def _writers(path: Path, arrays: Arrays, group: str, fields: Mapping[str, Field]) -> GroupWriter:
     """Writers that go on where the arrays of a group end."""
     writers = {}
     for name, field in fields.items():
@@ -282,10 +280,14 @@ def settle(path: Path) -> bool:
     Raises
     ------
     StoreError
-        As `complete`, or there is no manifest.
+        As `complete`.
     """
-    manifest = path / MANIFEST
-    if not manifest.is_file() or (now := _manifest(path, manifest)).change is None:
+    try:
+        now = parse_manifest((path / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        # Damage, which whoever opens the store is told of.
+        return False
+    if now.change is None or not now.intact:
         return False
     if not (_files(path) / MANIFEST).is_file():
         raise StoreError(
@@ -293,7 +295,6 @@ def settle(path: Path) -> bool:
             "gone; copy that back, or make a dataset of what was there before with qmgen merge "
             f"OTHER {path}"
         )
-    assert now.intact
     complete(path)
     return True
 

@@ -15,6 +15,7 @@ from zarr.storage import LocalStore
 from qmgen.dataset.arrays import Chunking, create_array
 from qmgen.dataset.damage import EXTRA
 from qmgen.dataset.gather import read_span
+from qmgen.dataset.layout import store_layout
 from qmgen.dataset.manifest import (
     GROUP,
     MANIFEST,
@@ -27,7 +28,6 @@ from qmgen.dataset.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from qmgen.dataset.layout import store_layout
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import leading_size, open_array
 from qmgen.dataset.schema import Field

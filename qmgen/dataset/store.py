@@ -193,10 +193,12 @@ class GroupWriter:
         return len(self[next(name for name, field in fields.items() if field.offset == offset)])
 
     def append_row(self, values: Mapping[str, Any]) -> None:
+        """Add one element to each of some arrays; raises as `ArrayWriter.append`."""
         for name, value in values.items():
             self[name].append(np.array([value], dtype=object))
 
     def flush(self) -> None:
+        """Write what is held; raises as `ArrayWriter.flush`."""
         for writer in self._writers.values():
             writer.flush()
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
-from pydantic import ValidationError
 
 from qmgen.dataset import (
     Failure,
@@ -18,7 +17,8 @@ from qmgen.dataset import (
     verify_store,
 )
 from qmgen.dataset.damage import EXTRA, Rows, affected_molecules, merged
-from qmgen.dataset.manifest import entry_of, read_manifest
+from qmgen.dataset.growth import settle
+from qmgen.dataset.manifest import MANIFEST, entry_of, read_manifest
 from qmgen.dataset.patch import (
     DERIVED,
     all_elements,
@@ -35,11 +35,14 @@ from qmgen.dataset.rebuild import (
     with_note,
     workplace,
 )
+from qmgen.dataset.schema import is_at_level
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.assembly import joined
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import ClusterConfig, RunConfig
+from qmgen.generate.lock import store_lock
+from qmgen.generate.origin import stored_run_config
 from qmgen.generate.plan import Plan
 from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
@@ -108,10 +111,26 @@ def repair(
     InputError
         Labels are lost and there is no input file.
     StoreMismatchError
-        The input file is not the run's.
+        The input file is not the run's, or another process is writing the store.
     StoreError
         What is lost can't be made again.
     """
+    if not (store / MANIFEST).is_file() and not (store / "zarr.json").is_file():
+        # Explains what there is instead of a store.
+        verify_store(store)
+    with store_lock(store):
+        settle(store)
+        return _repair(store, source, cluster, smiles_column, progress, guess)
+
+
+def _repair(
+    store: Path,
+    source: Path | None,
+    cluster: ClusterConfig | None,
+    smiles_column: str | None,
+    progress: Progress | None,
+    guess: OrbitalGuess | None,
+) -> RepairSummary:
     found = verify_store(store)
     extra = tuple(damage.name for damage in found.damaged if damage.problem == EXTRA)
     if found.contradictions:
@@ -123,6 +142,7 @@ def repair(
     if files:
         found = verify_store(store)
     lost = lost_elements(found)
+    _check_levels(store, lost)
     if not lost:
         _check(found)
         return RepairSummary(files, 0, exact, extra)
@@ -167,6 +187,15 @@ def _check_origin(store: Path, metadata: StoreMetadata) -> None:
         )
 
 
+def _check_levels(store: Path, lost: Iterable[str]) -> None:
+    at_levels = [name for name in lost if is_at_level(name)]
+    if at_levels:
+        raise StoreError(
+            f"{store}: {at_levels[0]} is damaged, a label at another level, which repair does not "
+            "make again; copy its files from an intact copy of the dataset"
+        )
+
+
 def _has(lost: Iterable[str], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in lost)
 
@@ -190,11 +219,7 @@ def _plan(
     """Plan of the run that made the store, and its configuration."""
     assert found.metadata is not None
     origin = found.metadata.provenance
-    if origin.imported is not None:
-        raise StoreError(
-            f"{store}: its labels come from {origin.imported.dataset}, not from qmgen, so they "
-            "can't be made again; import it to another output"
-        )
+    config = stored_run_config(store, found.metadata, guess)
     if source is None:
         raise InputError(
             f"{found.num_molecules} molecules of {store} have to be labelled again; give its input "
@@ -208,19 +233,6 @@ def _plan(
         raise StoreMismatchError(
             f"{source} is not the file that {store} was made from ({origin.source.name}, SHA-256 "
             f"{origin.source.sha256}); give that one"
-        )
-    science = {name: value for name, value in origin.config.items() if name != "guess"}
-    try:
-        config = RunConfig.model_validate(science)
-    except ValidationError as error:
-        raise StoreError(
-            f"{store}: its configuration can't be read ({error.errors()[0]['msg']}); use qmgen "
-            f"{origin.versions.get('qmgen', 'of the time')}"
-        ) from error
-    if origin.config.get("guess") != (None if guess is None else guess.identity):
-        raise StoreMismatchError(
-            f"{store} was made {'with another' if guess else 'with a'} network that predicts "
-            "orbitals, or without; give --guess as its run did"
         )
     progress.stage(f"reading {source.name}")
     path = folder / "plan.sqlite"

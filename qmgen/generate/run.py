@@ -1,13 +1,11 @@
 """A whole run: plan, label on Dask, commit batch by batch, and put the store together."""
 
-import fcntl
 import json
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from qmgen.dataset import (
     open_dataset,
     write_store,
 )
+from qmgen.dataset.manifest import LOCK
 from qmgen.dataset.provenance import PACKAGES
 from qmgen.dft.dispersion import PACKAGE_OF, check_dispersion
 from qmgen.dft.orbital_guess import OrbitalGuess
@@ -31,8 +30,9 @@ from qmgen.errors import InputError, StoreError, StoreMismatchError
 from qmgen.generate.assembly import finished_records
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import RunConfig
+from qmgen.generate.lock import store_lock
 from qmgen.generate.parts import DamagedPartError, is_complete, save_part
-from qmgen.generate.plan import Plan, PlanCounts
+from qmgen.generate.plan import Batch, Plan
 from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
 from qmgen.generate.run_log import RunLog, publish
@@ -40,7 +40,7 @@ from qmgen.generate.schedule import run_batches
 from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.generate.worker import LabelledSlice
 
-_PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
+PLAN, PARTS = "plan.sqlite", "parts"
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,14 @@ def generate(
     identity = _identity(source, science, smiles_column)
     finished = _finished(output, identity)
     if finished is not None:
-        unsuited = _tidy(output)
+        unsuited = 0
+        if (output / RUN_FILE).exists() or (output / LOCK).exists():
+            with store_lock(output):
+                unsuited = _tidy(output)
         return RunSummary(output, finished, unsuited, 0, 0, already_complete=True)
     events = RunLog(log)
     created = _enter(output, identity)
-    with _lock(output):
+    with store_lock(output):
         try:
             plan = _plan(source, output, config, smiles_column, progress)
         except BaseException:
@@ -121,10 +124,10 @@ def generate(
                 shutil.rmtree(output, ignore_errors=True)
             raise
         counts = plan.counts()
-        parts = output / _PARTS
+        parts = output / PARTS
         events.event("start", output=str(output), input=str(source), **asdict(counts))
-        resumed = _label(plan, parts, config, counts, progress, guess, events)
-        provenance = _provenance(source, config, science)
+        resumed = label_missing(plan, parts, config, progress, guess, events)
+        provenance = run_provenance(source, config, science)
         while True:
             progress.stage("writing the store")
             try:
@@ -133,7 +136,7 @@ def generate(
             except DamagedPartError as error:
                 progress.stage(str(error))
                 events.event("damaged", reason=str(error))
-                _label(plan, parts, config, counts, progress, guess, events)
+                label_missing(plan, parts, config, progress, guess, events)
         events.event("end", output=str(output), conformers=metadata.counts.conformers)
         _tidy(output)
     return RunSummary(
@@ -203,42 +206,55 @@ def _enter(output: Path, identity: dict[str, str]) -> bool:
     return True
 
 
-@contextmanager
-def _lock(output: Path) -> Iterator[None]:
-    """Keep other processes from writing the same store; ends with this process, however it ends."""
-    with open(output / _LOCK, "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreMismatchError(
-                f"another qmgen process is writing {output}; wait for it or stop it first"
-            ) from error
-        yield
-
-
 def _plan(
     source: Path, output: Path, config: RunConfig, smiles_column: str | None, progress: Progress
 ) -> Plan:
     progress.stage(f"reading {source.name}")
     return build_plan(
         source,
-        output / _PLAN,
+        output / PLAN,
         config,
         smiles_column=smiles_column,
         progress=progress.records_read,
     )
 
 
-def _label(
+def label_missing(
     plan: Plan,
     parts: Path,
     config: RunConfig,
-    counts: PlanCounts,
     progress: Progress,
     guess: OrbitalGuess | None,
     events: RunLog,
+    complete: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> int:
-    """Label what no earlier attempt finished; gives the number of batches that one did."""
+    """Label what no earlier attempt finished; gives the number of batches that one did.
+
+    Parameters
+    ----------
+    plan
+        What there is to do.
+    parts
+        Folder of finished batches.
+    config
+        Of the run.
+    progress
+        Told how the labelling goes on.
+    guess
+        Predicts orbitals to start from.
+    events
+        Told of each batch.
+    complete
+        Gives a batch what the plan does not have of it, just before it is handed out.
+
+    Raises
+    ------
+    ClusterError
+        The cluster was lost.
+    StoreError
+        The disk is full.
+    """
+    counts = plan.counts()
     done = Counter[str]()
     for number, conformers in plan.batch_sizes():
         if is_complete(parts, number):
@@ -249,7 +265,7 @@ def _label(
         with connect(config.cluster, missing) as cluster:
             progress.stage(cluster.description)
             batches = (
-                plan.batch(number)
+                complete(plan.batch(number))
                 for number, _ in plan.batch_sizes()
                 if not is_complete(parts, number)
             )
@@ -291,13 +307,15 @@ def _assemble(
         split_seed=config.split.seed,
         split_fractions=config.split.fractions,
         optional_labels=optional_labels,
+        precision=config.storage.precision,
         notes=config.notes(),
         rejected=plan.rejected_by_reason(),
         into_run=True,
     )
 
 
-def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:
+def run_provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:
+    """Facts about this run, for the store to keep."""
     model = config.labels.dispersion
     return collect_provenance(
         config=science,
@@ -311,8 +329,8 @@ def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Pro
 
 def _tidy(output: Path) -> int:
     """Remove the run's own files from a finished store."""
-    unsuited = Plan(output / _PLAN).counts().unsuited if (output / _PLAN).exists() else 0
-    shutil.rmtree(output / _PARTS, ignore_errors=True)
-    for name in (_PLAN, f"{_PLAN}-journal", _LOCK, RUN_FILE):
+    unsuited = Plan(output / PLAN).counts().unsuited if (output / PLAN).exists() else 0
+    shutil.rmtree(output / PARTS, ignore_errors=True)
+    for name in (PLAN, f"{PLAN}-journal", RUN_FILE):
         (output / name).unlink(missing_ok=True)
     return unsuited
