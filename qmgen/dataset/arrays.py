@@ -130,7 +130,8 @@ class ArrayWriter:
         OSError
             A full shard can't be written.
         """
-        values = rounded(values, self._bound)
+        if self._bound is not None:
+            values = rounded(values, self._bound)
         start = 0
         while start < len(values):
             count = min(len(values) - start, self._shard - self._used)

@@ -288,7 +288,7 @@ def _piece(record: MoleculeRecord, group: str, field: Field) -> np.ndarray:
     """A molecule's part of an array."""
     if group == "conformers":
         values = record.conformers[field.name].reshape(-1, *field.item_shape)
-        return rounded(values, field.bound)
+        return values if field.bound is None else rounded(values, field.bound)
     if field.name == "z":
         return record.z
     return np.array([getattr(record, field.name)], dtype=object)

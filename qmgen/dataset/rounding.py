@@ -19,20 +19,16 @@ def rounding_step(bound: float) -> float:
     return math.ldexp(1.0, math.frexp(2 * bound)[1] - 1)
 
 
-def rounded(
-    values: Float[np.ndarray, "*shape"], bound: float | None
-) -> Float[np.ndarray, "*shape"]:
+def rounded(values: Float[np.ndarray, "*shape"], bound: float) -> Float[np.ndarray, "*shape"]:
     """Round to the nearest multiple of `rounding_step`, ties to even; exact a second time.
 
     Parameters
     ----------
     values : float64 array
         Values; NaN and infinity stay what they are.
-    bound : float or None
-        Largest absolute error, in the values' unit; None leaves them as they are.
+    bound : float
+        Largest absolute error, in the values' unit.
     """
-    if bound is None:
-        return values
     step = rounding_step(bound)
     # What is larger has no bits below the step; dividing it might overflow.
     fine = np.abs(values) < _WHOLE * step

@@ -212,7 +212,9 @@ def _refused(dataset: Dataset, source: Path, config: RunConfig) -> Callable[[Mol
         if molecule.positions_angstrom is None:
             identity = smiles_identity(molecule.smiles, charge, spin)
         else:
-            positions = rounded(molecule.positions_angstrom * BOHR_PER_ANGSTROM, bound)
+            positions = molecule.positions_angstrom * BOHR_PER_ANGSTROM
+            if bound is not None:
+                positions = rounded(positions, bound)
             z = molecule.atomic_numbers.astype(np.uint8)
             identity = geometry_identity(z, positions, charge, spin)
         if identity_digest(identity) in known:

@@ -88,7 +88,9 @@ def _positions(part: Slice, config: RunConfig) -> Float[np.ndarray, "nconf nat 3
         return part.positions
     made = _conformers(part.molecule_json, config.conformers, config.seed)[part.start : part.stop]
     # Rounded before they are labelled, so that labels belong to what is stored.
-    return rounded(made * BOHR_PER_ANGSTROM, config.storage.precision.get("pos"))
+    positions = made * BOHR_PER_ANGSTROM
+    bound = config.storage.precision.get("pos")
+    return positions if bound is None else rounded(positions, bound)
 
 
 def _label_slice(part: Slice, config: RunConfig, guess: OrbitalGuess | None) -> LabelledSlice:
