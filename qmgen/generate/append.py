@@ -34,6 +34,8 @@ from qmgen.generate.progress import Progress
 from qmgen.generate.run import PARTS, PLAN, label_missing, run_provenance
 from qmgen.generate.run_log import RunLog
 from qmgen.generate.segments import (
+    DUPLICATE,
+    NO_SPINS,
     geometry_identity,
     has_geometries,
     identity_digest,
@@ -45,8 +47,6 @@ from qmgen.generate.segments import (
 from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.molecules import Molecule
 from qmgen.units import BOHR_PER_ANGSTROM
-
-_DUPLICATE = "duplicate of a molecule of the dataset"
 
 
 @dataclass(frozen=True)
@@ -218,12 +218,9 @@ def _refused(dataset: Dataset, source: Path, config: RunConfig) -> Callable[[Mol
             z = molecule.atomic_numbers.astype(np.uint8)
             identity = geometry_identity(z, positions, charge, spin)
         if identity_digest(identity) in known:
-            return _DUPLICATE
+            return DUPLICATE
         if spin and not has_spins:
-            return (
-                "open shell, and the dataset has no labels of spins; make a dataset of it with "
-                "qmgen generate and join both with qmgen merge"
-            )
+            return NO_SPINS
         return None
 
     return refused
@@ -262,7 +259,7 @@ def _grown(
 ) -> tuple[StoreMetadata, int]:
     """Metadata of the store as it will be, and the number of molecules that it had already."""
     rejected = plan.rejected_by_reason()
-    duplicates = sum(failure.reason == _DUPLICATE for failure in plan.failures())
+    duplicates = sum(failure.reason == DUPLICATE for failure in plan.failures())
     counts = metadata.counts
     part = Part(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,6 +14,13 @@ from qmgen.dataset.metadata import Part, SourceFile
 
 # Positions that agree to this many decimals of a Bohr are the same geometry.
 _POSITION_DECIMALS = 3
+DUPLICATE = "duplicate of a molecule of the dataset"
+NO_SPINS = (
+    "open shell, and the dataset has no labels of spins; make a dataset of it with qmgen generate "
+    "and join both with qmgen merge"
+)
+REFUSALS = (DUPLICATE, NO_SPINS)
+"""Why molecules are not appended to a dataset, as its failures say it."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,19 @@ def parts_of(metadata: StoreMetadata) -> tuple[Part, ...]:
     )
 
 
-def segments(dataset: Dataset) -> Iterator[Segment]:
-    """Rows of each part of a store."""
+def rows_of_parts(metadata: StoreMetadata) -> Iterator[tuple[Part, range, range]]:
+    """Each part of a store with its rows of molecules and of failures."""
     molecule, failure = 0, 0
-    for part in parts_of(dataset.metadata):
+    for part in parts_of(metadata):
         molecules = range(molecule, molecule + part.counts.molecules - part.duplicates)
         failures = range(failure, failure + part.counts.failures + part.duplicates)
-        yield Segment(dataset, part, molecules, failures)
+        yield part, molecules, failures
         molecule, failure = molecules.stop, failures.stop
+
+
+def segments(dataset: Dataset) -> Iterator[Segment]:
+    """Rows of each part of a store."""
+    return (Segment(dataset, *rows) for rows in rows_of_parts(dataset.metadata))
 
 
 def joined_provenance(origins: Sequence[Provenance], command: str) -> Provenance:

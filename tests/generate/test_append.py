@@ -16,6 +16,7 @@ from qmgen.generate import RunConfig, append_labels, append_molecules, generate,
 from qmgen.generate.append_labels import level_name
 from qmgen.generate.lock import store_lock
 from qmgen.generate.repair import repair
+from tests.generate.test_repair import content, flip
 from tests.generate.runs import HARTREE_FOCK, Command, clear_message, write_smiles
 
 OLD = {"O": "water", "CC": "ethane", "CCO": "ethanol", "nonsense": "x"}
@@ -114,32 +115,47 @@ def test_labels_at_another_level(scheduler: str, inputs: tuple[Path, Path], tmp_
 
 
 def test_what_fails_is_missing_and_listed(scheduler: str, tmp_path: Path) -> None:
-    """Five cycles are not enough for water to such a threshold."""
-    source = write_smiles(tmp_path / "in.smi", {"O": "water", "[H][H]": "hydrogen"})
+    """The level's basis has no iodine."""
+    source = write_smiles(tmp_path / "in.smi", {"O": "water", "CI": "iodomethane"})
     store = generate(source, tmp_path / "store", trial(scheduler)).path
-    own = open_dataset(store)
     level = load_config(
-        None,
-        {
-            "dft": {**HARTREE_FOCK, "max_cycle": 5, "conv_tol": 1e-12},
-            "cluster": {"scheduler": scheduler},
-        },
+        None, {"dft": {**HARTREE_FOCK, "basis": "6-31g"}, "cluster": {"scheduler": scheduler}}
     )
-    assert level_name(level) == "hf_sto-3g_0"
-    before = own.metadata.counts.failures
-    done = append_labels(store, ["energy", "gap", "dipole"], level)
+    assert level_name(level) == "hf_6-31g_0"
+    done = append_labels(store, ["energy", "dipole"], level)
     dataset = open_dataset(store)
-    energy = dataset.column("energy@hf_sto-3g_0")
+    energy = dataset.column("energy@hf_6-31g_0")
     water = dataset.column("smile") == "O"
-    assert np.isnan(energy[water]).all()
-    failures = [*dataset.failures()][before:]
-    assert len(failures) == done.failures >= 3
-    assert {f.conformer for f in failures if f.smile == "O"} == {0, 1, 2}
-    assert all(f.reason.startswith("at the level hf_sto-3g_0: SCF not") for f in failures)
-    assert dataset.column("dipole@hf_sto-3g_0").shape == (len(dataset), 3)
+    # Of the basis' paper, -75.985 Hartree in equilibrium.
+    np.testing.assert_allclose(energy[water], -75.98, atol=0.02)
+    assert np.isnan(energy[~water]).all()
+    assert dataset.column("dipole@hf_6-31g_0").shape == (len(dataset), 3)
+    *_, failure = dataset.failures()
+    assert (done.failures, failure.smile, failure.stage) == (1, "CI", "label")
+    assert failure.reason.startswith("at the level hf_6-31g_0: ")
     assert verify_store(store).intact
-    wanted = batch_loader(dataset, 2, columns=("energy",), labels=("energy@hf_sto-3g_0",))
-    assert len(wanted.mask) == np.isfinite(energy).sum()
+    loader = batch_loader(dataset, 2, columns=("energy",), labels=("energy@hf_6-31g_0",))
+    assert len(loader.mask) == np.isfinite(energy).sum() == 3
+
+
+def test_an_appended_store_is_repaired(
+    scheduler: str, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Each part from its own input, without the molecules that were left out of it."""
+    old, new = inputs
+    config = trial(scheduler)
+    store = generate(old, tmp_path / "store", config).path
+    append_molecules(store, new, config.cluster)
+    whole = content(store)
+    for name in ("conformers/energy/c/0", "molecules/smile/c/0", "conformers/atom_offset/c/0"):
+        flip(store / name)
+    with pytest.raises(InputError, match=r"give its input file new\.smi"):
+        repair(store, [old], config.cluster)
+    assert repair(store, [new, old], config.cluster).exact
+    assert content(store) == whole
+    flip(store / "molecules/split/c/0")
+    with pytest.raises(StoreError, match=r"made of 2 parts, whose molecules/split can't be"):
+        repair(store, [new, old], config.cluster)
 
 
 def test_refusals(scheduler: str, inputs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -158,7 +174,7 @@ def test_refusals(scheduler: str, inputs: tuple[Path, Path], tmp_path: Path) -> 
         with pytest.raises(StoreMismatchError, match="another qmgen process"):
             append_molecules(store, new, config.cluster)
         with pytest.raises(StoreMismatchError, match="another qmgen process"):
-            repair(store, None)
+            repair(store)
         assert verify_store(store).intact
     assert not (store / "run.lock").exists()
     metadata = json.loads((store / "zarr.json").read_text())
