@@ -11,10 +11,13 @@ import zarr
 from zarr.storage import LocalStore
 
 from qmgen.dataset.layout import store_layout
-from qmgen.dataset.manifest import check_files, damaged, read_listing
+from qmgen.dataset.manifest import MANIFEST, ROOT, check_files, damaged, read_listing
 from qmgen.dataset.metadata import Counts, StoreMetadata
 from qmgen.dataset.schema import KIND, LEVEL_LABELS, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field
 from qmgen.errors import StoreError, StoreIncompleteError
+
+# The list of what changes, the root, and the list of the outcome.
+_CHANGES = 3
 
 Arrays = dict[str, dict[str, zarr.Array]]
 """A store's arrays by group and name."""
@@ -30,10 +33,36 @@ def open_checked(path: Path) -> tuple[StoreMetadata, Arrays]:
     StoreError
         There is no store, it is damaged, or a newer qmgen wrote it.
     """
+    for _ in range(_CHANGES):
+        before = _state(path)
+        try:
+            return _open_once(path)
+        except StoreError:
+            # A store that another process lets grow may have changed between two files.
+            if _state(path) == before:
+                raise
+    return _open_once(path)
+
+
+def _open_once(path: Path) -> tuple[StoreMetadata, Arrays]:
     metadata = read_metadata(path)
     listing = read_listing(path, metadata.schema_version)
     check_files(path, listing)
     return metadata, open_arrays(path, metadata, listing.lengths)
+
+
+def _state(path: Path) -> list[tuple[int, int] | None]:
+    """What changes whenever the root's metadata or the manifest are replaced."""
+    state: list[tuple[int, int] | None] = []
+    for name in (ROOT, MANIFEST):
+        try:
+            status = (path / name).stat()
+        except OSError:
+            # Missing, of which the caller says more.
+            state.append(None)
+        else:
+            state.append((status.st_ino, status.st_mtime_ns))
+    return state
 
 
 def read_metadata(path: Path) -> StoreMetadata:

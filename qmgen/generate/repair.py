@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from qmgen.dataset import (
     Failure,
     MoleculeRecord,
+    StoreMetadata,
     Verification,
     package_versions,
     verify_store,
@@ -150,6 +151,7 @@ def _repair(
         _check(found)
         return RepairSummary(files, 0, exact, extra)
     assert found.metadata is not None
+    _check_parts(store, found.metadata, lost)
     progress = progress or Progress()
     with workplace(found.path) as folder:
         again = _Again({}, ())
@@ -182,6 +184,16 @@ def _check(found: Verification) -> None:
         raise StoreError(
             f"{found.path} is still damaged: {what}; run qmgen generate to another output"
         )
+
+
+def _check_parts(store: Path, metadata: StoreMetadata, lost: Iterable[str]) -> None:
+    """Refuse what only the parts of a store knew: their splits and failures."""
+    for name in ("molecules/split", "failures/"):
+        if metadata.parts and _has(lost, name):
+            raise StoreError(
+                f"{store} was made of {len(metadata.parts)} parts, whose {name.strip('/')} can't "
+                "be made again; copy those files from an intact copy of the dataset"
+            )
 
 
 def _check_levels(store: Path, lost: Iterable[str]) -> None:
@@ -225,12 +237,6 @@ def _all_again(
     """Label again what each part of the store has lost."""
     assert found.metadata is not None
     metadata, path = found.metadata, found.path
-    for name in ("molecules/split", "failures/"):
-        if metadata.parts and _has(lost, name):
-            raise StoreError(
-                f"{path} was made of {len(metadata.parts)} parts, whose {name.strip('/')} can't be "
-                "made again; copy those files from an intact copy of the dataset"
-            )
     other = {*inputs.files} - {part.source.sha256 for part in parts_of(metadata)}
     if other:
         names = ", ".join(part.source.name for part in parts_of(metadata))

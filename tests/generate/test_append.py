@@ -16,8 +16,8 @@ from qmgen.generate import RunConfig, append_labels, append_molecules, generate,
 from qmgen.generate.append_labels import level_name
 from qmgen.generate.lock import store_lock
 from qmgen.generate.repair import repair
-from tests.generate.test_repair import content, flip
 from tests.generate.runs import HARTREE_FOCK, Command, clear_message, write_smiles
+from tests.generate.test_repair import content, flip
 
 OLD = {"O": "water", "CC": "ethane", "CCO": "ethanol", "nonsense": "x"}
 NEW = {"CCC": "propane", "OCC": "ethanol again", "bad": "y", "CC=O": "", "CO": "methanol"}
