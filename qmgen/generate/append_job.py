@@ -33,7 +33,8 @@ def growing(store: Path) -> Iterator[Dataset]:
         # Explains what there is instead of a store, or is one that generate has yet to tidy.
         open_dataset(store)
     with store_lock(store):
-        settle(store)
+        if settle(store):
+            leave(store)
         dataset = open_dataset(store)
         version = dataset.metadata.schema_version
         if version < SEALED_SINCE:
@@ -80,6 +81,8 @@ def enter(store: Path, job: Mapping[str, str]) -> Path:
             f"delete {folder} to give it up"
         )
     discard(store)
+    if found is not None:
+        return folder
     with disk_errors(store):
         folder.mkdir(exist_ok=True)
         temporary = folder / f"{_JOB}.tmp"

@@ -1,7 +1,8 @@
 """Labels the molecules again that damaged files of a store held, and puts them in place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from qmgen.dataset.rebuild import (
 from qmgen.dataset.schema import is_at_level
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import InputError, StoreError, StoreMismatchError
+from qmgen.generate.append_job import leave
 from qmgen.generate.assembly import joined
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import ClusterConfig, RunConfig
@@ -53,6 +55,7 @@ from qmgen.generate.schedule import run_batches
 from qmgen.generate.segments import REFUSALS, parts_of, rows_of_parts
 from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.generate.worker import LabelledSlice
+from qmgen.molecules import Molecule
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def repair(
         # Explains what there is instead of a store.
         verify_store(store)
     with store_lock(store):
-        settle(store)
+        if settle(store):
+            leave(store)
         return _repair(store, sources, cluster, smiles_column, progress, guess)
 
 
@@ -265,7 +269,7 @@ def _all_again(
             folder / f"plan-{number}.sqlite",
             config,
             smiles_column=inputs.smiles_column,
-            refused=lambda molecule, lines=refused: lines.get(molecule.line),
+            refused=partial(_reason, refused),
         )
         again = _label_again(
             plan, config, found, known[rows.start : rows.stop], own, lost, progress, guess
@@ -273,6 +277,10 @@ def _all_again(
         records |= {rows.start + row: record for row, record in again.records.items()}
         failures = again.failures
     return _Again(records, failures)
+
+
+def _reason(refused: Mapping[int, str], molecule: Molecule) -> str | None:
+    return refused.get(molecule.line)
 
 
 def _refused(found: Verification, rows: range) -> dict[int, str]:

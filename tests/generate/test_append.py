@@ -219,8 +219,8 @@ def test_killed_at_each_step(
     before = store_digest(store)
     append_molecules(quiet, new, config.cluster)
     after = store_digest(quiet)
-    # The plan, three batches, the list of what is new, then shards and metadata.
-    for moment in (1, 1, 1, 1, 1, 2, 1, 5, 20, 20, 20, 20):
+    # What is to be done, the plan, batches, what is beside, the list of it, shards and metadata.
+    for moment in (1, 1, 1, 2, 1, 2, 1, 9, 40, 40):
         status = killed(environment, moment, "append", store, new, "--scheduler", scheduler)
         found = verify_store(store)
         assert found.intact, found
