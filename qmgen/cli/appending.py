@@ -101,13 +101,15 @@ def append(
         )
     if done.already_complete:
         say(f"{store} has that already")
+    elif source is None:
+        at = done.metadata.levels[-1]
+        names = ", ".join(f"{one}@{at.name}" for one in at.labels)
+        say(f"{names} of {done.metadata.counts.conformers} conformers, {done.failures} failures")
     else:
         say(
             f"{done.molecules} molecules with {done.conformers} conformers added, "
             f"{done.duplicates} that it had left out, {done.failures} failures and rejected lines"
         )
-    for at in done.metadata.levels:
-        say(f"at the level {at.name}: {', '.join(f'{one}@{at.name}' for one in at.labels)}")
     print_counts(store)
 
 

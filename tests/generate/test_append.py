@@ -243,3 +243,7 @@ def test_command(qmgen: Command, scheduler: str, inputs: tuple[Path, Path], tmp_
     done = qmgen("append", store, new, "--scheduler", scheduler)
     assert done.returncode == 0, done.stderr
     assert "3 molecules with 9 conformers added, 1 that it had left out" in done.stdout
+    level = ["--label", "forces", "--method", "mmff94", "--name", "force-field"]
+    done = qmgen("append", store, *level, "--scheduler", scheduler)
+    assert done.returncode == 0, done.stderr
+    assert "forces@force-field of 18 conformers, 0 failures" in done.stdout
