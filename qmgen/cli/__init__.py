@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qmgen.cli import evaluation, exporting, inspection, integrity, training
+from qmgen.cli import appending, evaluation, exporting, inspection, integrity, training
 from qmgen.cli.application import (
     StorePath,
     app,
@@ -282,6 +282,13 @@ def info(
     say(f"created: {dataset.metadata.created}")
     if dataset.metadata.optional_labels:
         say(f"optional labels: {', '.join(dataset.metadata.optional_labels)}")
+    for level in dataset.metadata.levels:
+        say(f"at the level {level.name}: {', '.join(level.labels)}; {level.config}")
+    for name, bound in dataset.metadata.precision.items():
+        say(f"rounded: {name} by at most {bound:g} {dataset.units(name)}")
+    for part in dataset.metadata.parts:
+        held = f"{part.counts.molecules} molecules, {part.counts.conformers} conformers"
+        say(f"part: {part.source.name}: {held}, {part.duplicates} duplicates left out")
     for note in dataset.metadata.notes:
         say(f"note: {note}")
     print_failures(store, limit=None if failures else 0)
@@ -291,6 +298,7 @@ app.command()(exporting.export)
 app.command()(integrity.verify)
 app.command()(integrity.repair)
 app.command()(integrity.merge)
+app.command()(appending.append)
 app.command()(training.train)
 app.command()(training.predict)
 app.command(name="import-qm9")(evaluation.import_qm9)

@@ -34,8 +34,9 @@ def verify(
 
 def repair(
     store: StorePath,
-    source: Annotated[
-        Path | None, typer.Argument(help="The input file of the run that made the dataset.")
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="The input file of the run that made the dataset; several of parts."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Local worker processes [default: one a core].")
@@ -62,7 +63,7 @@ def repair(
         orbital_guess = network_guess(guess, stored_config(open_dataset(store)))
     done = mend(
         store,
-        source,
+        sources or (),
         ClusterConfig(workers=workers, scheduler=scheduler),
         smiles_column=smiles_column,
         progress=Progress(console),

@@ -9,10 +9,11 @@ from jaxtyping import Int64
 from zarr.codecs import Crc32cCodec
 
 from qmgen.dataset.gather import read_span
+from qmgen.dataset.layout import store_layout
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_array
 from qmgen.dataset.places import Place, file_sizes
-from qmgen.dataset.schema import Field, store_groups
+from qmgen.dataset.schema import Field
 from qmgen.errors import StoreError, StoreUnreachableError
 
 EXTRA = "not a file of this dataset"
@@ -48,7 +49,7 @@ def with_rows(
     path: Place, metadata: StoreMetadata, files: Iterable[DamagedFile]
 ) -> Iterator[DamagedFile]:
     """Say which elements of their arrays damaged shards held and don't give any more."""
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     for file in files:
         group, _, rest = file.name.partition("/")
         name, _, chunk = rest.partition("/c/")
@@ -105,7 +106,7 @@ def _readable(array: zarr.Array, rows: Rows) -> bool:
 
 def unreadable_files(path: Place, metadata: StoreMetadata) -> Iterator[DamagedFile]:
     """Arrays that can't be read, of a store whose manifest is lost."""
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     there = file_sizes(path)
     for group, fields in groups.items():
         for name, field in fields.items():
@@ -132,7 +133,7 @@ def affected_molecules(
 ) -> tuple[Rows, ...]:
     """Molecules that the damaged files of some arrays (``group/name``; all) held values of."""
     found: list[Rows] = []
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     for file in damaged:
         group, _, rest = file.name.partition("/")
         field = groups.get(group, {}).get(rest.partition("/")[0])
@@ -174,7 +175,7 @@ def _cut(
     elements: Rows,
 ) -> Rows:
     """Rows that some elements of a flat array belong to, as narrow as intact offsets tell."""
-    field = store_groups(metadata.optional_labels, metadata.schema_version)[group][offset]
+    field = store_layout(metadata)[group][offset]
     first, last = 0, int(getattr(metadata.counts, group))
     try:
         array = open_array(path, group, field, metadata.counts)

@@ -6,10 +6,12 @@ import numpy as np
 import zarr
 
 from qmgen.dataset.gather import read_span, take
+from qmgen.dataset.layout import store_layout
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import Arrays
 from qmgen.dataset.packed import pair_count
-from qmgen.dataset.schema import FAILURE_STAGES, store_groups
+from qmgen.dataset.rounding import rounded
+from qmgen.dataset.schema import FAILURE_STAGES
 from qmgen.dataset.splits import SPLITS, split_digest, split_key
 
 _SCAN = 1 << 16
@@ -44,6 +46,7 @@ def contradictions(
         yield from _molecules(metadata, arrays)
         yield from _conformers(metadata, arrays)
         yield from _failures(arrays["failures"])
+        yield from _unrounded(metadata, arrays["conformers"])
 
 
 def _needed(arrays: Arrays) -> set[str]:
@@ -61,7 +64,7 @@ def _needed(arrays: Arrays) -> set[str]:
 
 def _lengths(metadata: StoreMetadata, arrays: Arrays) -> Iterator[str]:
     """Check that offsets ascend from 0 to the length of what they cut."""
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     for group, fields in groups.items():
         for name in fields:
             if name.endswith("_offset"):
@@ -156,6 +159,18 @@ def _failures(failures: dict[str, zarr.Array]) -> Iterator[str]:
         if other:
             yield f"failures/stage has {min(other)!r}"
             return
+
+
+def _unrounded(metadata: StoreMetadata, arrays: dict[str, zarr.Array]) -> Iterator[str]:
+    """Check that labels which are said to be rounded are."""
+    for name, field in store_layout(metadata)["conformers"].items():
+        if field.bound is None:
+            continue
+        for start, stop in _blocks(arrays[name]):
+            values = read_span(arrays[name], start, stop)
+            if not np.array_equal(rounded(values, field.bound), values, equal_nan=True):
+                yield f"conformers/{name} is not rounded as the metadata say ({field.bound:g})"
+                break
 
 
 def _blocks(array: zarr.Array) -> Iterator[tuple[int, int]]:

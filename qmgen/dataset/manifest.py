@@ -7,6 +7,11 @@ an unknown member.
 Since version 4 of the layout the list has a checksum of itself, ``manifest_sha256``: that of its
 own file with 64 zeros in the checksum's place. It also has a copy of the root's attributes. So
 every byte of a store counts, and the root metadata and the list can each be rebuilt from the rest.
+
+While a store grows (`qmgen.dataset.growth`), its files change one by one. The list then has besides
+what each will be, and how long the arrays were before: until the root's metadata are the new ones
+the store is what it was, and from then on what it will be, whatever moment the process is killed
+at.
 """
 
 import hashlib
@@ -24,8 +29,13 @@ from qmgen.errors import StoreError, StoreUnreachableError
 
 GROUP = "manifest"
 MANIFEST = f"{GROUP}/zarr.json"
+ROOT = "zarr.json"
 SEALED_SINCE = 4
 """Version of the layout since which the list has a checksum of itself."""
+GROWTH = "growth"
+"""Folder of an append that is not finished; like `LOCK` it is none of the store's files."""
+LOCK = "run.lock"
+"""File that the process which writes the store has locked."""
 
 _ZEROS = "0" * 64
 _SEAL = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
@@ -44,6 +54,47 @@ Files = dict[str, FileEntry]
 
 
 @dataclass(frozen=True)
+class Change:
+    """How a store's files change while it grows.
+
+    Attributes
+    ----------
+    files : dict of str to FileEntry
+        What files will be that are new or become others.
+    lengths : dict of str to int
+        Length, before, of the arrays that become longer (``group/name``).
+    """
+
+    files: Files
+    lengths: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the files of a store must be at this moment.
+
+    Attributes
+    ----------
+    files : dict of str to FileEntry
+        Files that must be there.
+    or_else : dict of str to FileEntry
+        What some may be instead; those that are not in `files` may be missing.
+    lengths : dict of str to int
+        Length of arrays that may be longer already.
+    """
+
+    files: Files
+    or_else: Files
+    lengths: dict[str, int]
+
+    def fits(self, name: str, entry: FileEntry | None) -> bool:
+        """Whether a file, None if it is missing, may be what it is."""
+        if entry is None:
+            return name not in self.files
+        return entry in (self.files.get(name), self.or_else.get(name))
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a manifest says.
 
@@ -57,12 +108,15 @@ class Manifest:
         Checksum that the manifest states of itself; None before version 4, or where it is damaged.
     intact : bool
         Whether that checksum is right.
+    change : Change or None
+        What is being done to the store; None where nothing is.
     """
 
     files: Files
     metadata: dict[str, Any] | None
     seal: str | None
     intact: bool
+    change: Change | None = None
 
 
 def write_manifest(root: Path, metadata: Mapping[str, Any]) -> None:
@@ -91,7 +145,9 @@ def found_files(root: Place) -> Files:
     OSError
         A file can't be read.
     """
-    return entries(root, [name for name in file_sizes(root) if name != MANIFEST])
+    others = (MANIFEST, LOCK)
+    names = (name for name in file_sizes(root) if name not in others)
+    return entries(root, [name for name in names if not name.startswith(f"{GROWTH}/")])
 
 
 def entries(root: Place, names: Iterable[str]) -> Files:
@@ -123,21 +179,29 @@ def entry_of_bytes(content: bytes) -> FileEntry:
     return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
-def manifest_bytes(files: Files, metadata: Mapping[str, Any]) -> bytes:
-    """Content of the manifest of some files: a function of them and the root's attributes alone."""
-    content = {
-        "attributes": {
-            "description": "sizes and SHA-256 of the store's other files, a copy of the root's "
-            "attributes, and the SHA-256 of this file with zeros in this checksum's place",
-            "files": {name: files[name]._asdict() for name in sorted(files)},
-            "metadata": dict(metadata),
-            "manifest_sha256": _ZEROS,
-        },
-        "zarr_format": 3,
-        "node_type": "group",
+def manifest_bytes(
+    files: Files, metadata: Mapping[str, Any], change: Change | None = None
+) -> bytes:
+    """Content of the manifest of some files: a function of them and the root's attributes alone.
+
+    With `change` also of what is being done to them.
+    """
+    attributes = {
+        "description": "sizes and SHA-256 of the store's other files, a copy of the root's "
+        "attributes, and the SHA-256 of this file with zeros in this checksum's place",
+        "files": _plain(files),
+        "metadata": dict(metadata),
+        "manifest_sha256": _ZEROS,
     }
+    if change is not None:
+        attributes["change"] = {"files": _plain(change.files), "lengths": change.lengths}
+    content = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     unsealed = json.dumps(content, indent=2).encode()
     return _with_seal(unsealed, hashlib.sha256(unsealed).hexdigest())
+
+
+def _plain(files: Files) -> dict[str, dict[str, Any]]:
+    return {name: files[name]._asdict() for name in sorted(files)}
 
 
 def without_seal(content: bytes) -> bytes:
@@ -160,6 +224,7 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         attributes = json.loads(content)["attributes"]
         files = {name: _entry(name, entry) for name, entry in attributes["files"].items()}
+        change = _change(attributes.get("change"))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("no list of files") from error
     metadata = attributes.get("metadata")
@@ -170,7 +235,27 @@ def parse_manifest(content: bytes) -> Manifest:
         metadata if isinstance(metadata, dict) else None,
         seal,
         intact=seal == hashlib.sha256(without_seal(content)).hexdigest(),
+        change=change,
     )
+
+
+def _change(content: Any) -> Change | None:
+    if content is None:
+        return None
+    files = {name: _entry(name, entry) for name, entry in content["files"].items()}
+    lengths = {name: int(length) for name, length in content["lengths"].items()}
+    return Change(files, lengths)
+
+
+def listing_of(root: Place, manifest: Manifest) -> Listing:
+    """What the files of a store must be, as far as a change of it has come."""
+    change = manifest.change
+    if change is None:
+        return Listing(manifest.files, {}, {})
+    if has_grown(root, manifest):
+        return Listing(manifest.files | change.files, {}, {})
+    or_else = {name: entry for name, entry in change.files.items() if name != ROOT}
+    return Listing(manifest.files, or_else, change.lengths)
 
 
 def _entry(name: str, entry: Any) -> FileEntry:
@@ -190,8 +275,24 @@ def _entry(name: str, entry: Any) -> FileEntry:
     return FileEntry(size, digest)
 
 
+def has_grown(root: Place, manifest: Manifest) -> bool:
+    """Whether the root's metadata are those after the change that the manifest tells of."""
+    if manifest.change is None or ROOT not in manifest.change.files:
+        return False
+    try:
+        return entries(root, [ROOT])[ROOT] == manifest.change.files[ROOT]
+    except OSError:
+        # Missing, which is damage before as after.
+        return False
+
+
 def read_manifest(root: Place, version: int) -> Files:
-    """Entries of a store's files.
+    """Entries of the files that a store must have; raises as `read_listing`."""
+    return read_listing(root, version).files
+
+
+def read_listing(root: Place, version: int) -> Listing:
+    """What a store's files must be.
 
     Parameters
     ----------
@@ -214,10 +315,10 @@ def read_manifest(root: Place, version: int) -> Files:
         raise damaged(root, path, "missing or damaged") from error
     if version >= SEALED_SINCE and not manifest.intact:
         raise damaged(root, path, "damaged (its checksum of itself is wrong)")
-    return manifest.files
+    return listing_of(root, manifest)
 
 
-def check_files(root: Place, files: Files) -> None:
+def check_files(root: Place, listing: Listing) -> None:
     """Check every file's size, and the checksums of those that tell how to read the others.
 
     Raises
@@ -227,13 +328,14 @@ def check_files(root: Place, files: Files) -> None:
     """
     # A listing tells the sizes of a thousand objects at once.
     sizes = file_sizes(root) if isinstance(root, RemotePath) else {}
-    for name, entry in files.items():
+    for name, entry in listing.files.items():
+        also = listing.or_else.get(name, entry)
         size = sizes.get(name) if isinstance(root, RemotePath) else _size(root / name)
         if size is None:
             raise damaged(root, root / name, "missing")
-        if size != entry.bytes:
+        if size not in (entry.bytes, also.bytes):
             raise damaged(root, root / name, f"{size} bytes long instead of {entry.bytes}")
-    headers = [name for name in files if PurePosixPath(name).name == "zarr.json"]
+    headers = [name for name in listing.files if PurePosixPath(name).name == "zarr.json"]
     try:
         found = entries(root, headers)
     except StoreUnreachableError:
@@ -241,7 +343,7 @@ def check_files(root: Place, files: Files) -> None:
     except OSError as error:
         raise damaged(root, root, f"unreadable ({error})") from error
     for name in headers:
-        if found[name].sha256 != files[name].sha256:
+        if not listing.fits(name, found[name]):
             raise damaged(root, root / name, "not what was written (its SHA-256 differs)")
 
 

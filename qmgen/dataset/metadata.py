@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic import Field as Described
 
-from qmgen.dataset.schema import COLUMNS, SCHEMA_VERSION
+from qmgen.dataset.schema import COLUMNS, SCHEMA_VERSION, is_at_level
 
 
 class _Frozen(BaseModel):
@@ -85,10 +85,10 @@ class Counts(_Frozen):
 
 
 class Part(_Frozen):
-    """A store that was merged into this one, as it was.
+    """A store that was merged into this one, as it was, or a run that was appended to it.
 
-    A merged store has its parts' molecules one part after the other, and so their failures, each
-    part's duplicates after its own.
+    Such a store has its parts' molecules one part after the other, and so their failures with each
+    part's duplicates.
     """
 
     created: str = Described(description="time of writing (ISO 8601)")
@@ -102,6 +102,24 @@ class Part(_Frozen):
     duplicates: int = Described(
         description="molecules of it that are left out, as a part before it has them", ge=0
     )
+
+
+class Level(_Frozen):
+    """Another level of theory, at which some labels of all conformers were computed afterwards."""
+
+    name: str = Described(
+        description="what the arrays of its labels end with, <label>@<name>", pattern=r"^[\w.+-]+$"
+    )
+    labels: tuple[str, ...] = Described(description="labels that the store has at this level")
+    config: dict[str, JsonValue] = Described(
+        description="scientific configuration; quantities in Hartree and Bohr unless a name says "
+        "otherwise"
+    )
+    config_hash: str = Described(description="SHA-256 of the configuration as canonical JSON")
+    created: str = Described(description="time of writing (ISO 8601)")
+    versions: dict[str, str] = Described(description="version of each package, and of Python")
+    hardware: Hardware = Described(description="machine that made the labels")
+    command: str = Described(description="command line of the run")
 
 
 class Split(_Frozen):
@@ -132,7 +150,17 @@ class StoreMetadata(_Frozen):
         "open shells",
     )
     parts: tuple[Part, ...] = Described(
-        (), description="stores that this one was merged from; empty if a run made it"
+        (),
+        description="stores that this one was merged from, or the run that made it and those that "
+        "were appended; empty if one run made it",
+    )
+    levels: tuple[Level, ...] = Described(
+        (), description="other levels of theory that some labels were computed at afterwards"
+    )
+    precision: dict[str, float] = Described(
+        {},
+        description="largest error of labels that were rounded, in the unit of each; also of those "
+        "at other levels",
     )
     notes: tuple[str, ...] = Described(
         (), description="what a user of the labels should know, one sentence or two each"
@@ -151,7 +179,7 @@ def _described(name: str) -> Any:
 class Record(_Frozen):
     """One conformer with its molecule, as the reader returns it; null stands for NaN.
 
-    Labels that the store doesn't have are null as well.
+    Labels that the store doesn't have are null as well. Those at other levels are left out.
     """
 
     molecule: Annotated[int, _described("molecule")]
@@ -202,7 +230,8 @@ class Record(_Frozen):
         pydantic.ValidationError
             The row lacks a column or a value is of another type.
         """
-        return cls.model_validate({name: _plain(value) for name, value in row.items()})
+        own = {name: _plain(value) for name, value in row.items() if not is_at_level(name)}
+        return cls.model_validate(own)
 
 
 def _plain(value: Any) -> Any:

@@ -1,17 +1,24 @@
 """Opens a store, or says why it can't be opened."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pydantic
 import zarr
 
-from qmgen.dataset.manifest import check_files, damaged, read_manifest
+from qmgen.dataset.layout import store_layout
+from qmgen.dataset.manifest import MANIFEST, ROOT, check_files, damaged, read_listing
 from qmgen.dataset.metadata import Counts, StoreMetadata
-from qmgen.dataset.places import Place
-from qmgen.dataset.schema import KIND, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field, store_groups
+from qmgen.dataset.places import Place, RemotePath
+from qmgen.dataset.schema import KIND, LEVEL_LABELS, OPTIONAL, RUN_FILE, SCHEMA_VERSION, Field
 from qmgen.dataset.zarr_stores import zarr_store
 from qmgen.errors import StoreError, StoreIncompleteError, StoreUnreachableError
+
+# The list of what changes, the root, and the list of the outcome.
+_CHANGES = 3
 
 Arrays = dict[str, dict[str, zarr.Array]]
 """A store's arrays by group and name."""
@@ -27,9 +34,39 @@ def open_checked(path: Place) -> tuple[StoreMetadata, Arrays]:
     StoreError
         There is no store, it is damaged, or a newer qmgen wrote it.
     """
+    if isinstance(path, RemotePath):
+        # Nothing grows below a URL.
+        return _open_once(path)
+    for _ in range(_CHANGES):
+        before = _state(path)
+        try:
+            return _open_once(path)
+        except StoreError:
+            # A store that another process lets grow may have changed between two files.
+            if _state(path) == before:
+                raise
+    return _open_once(path)
+
+
+def _open_once(path: Place) -> tuple[StoreMetadata, Arrays]:
     metadata = read_metadata(path)
-    check_files(path, read_manifest(path, metadata.schema_version))
-    return metadata, open_arrays(path, metadata)
+    listing = read_listing(path, metadata.schema_version)
+    check_files(path, listing)
+    return metadata, open_arrays(path, metadata, listing.lengths)
+
+
+def _state(path: Path) -> list[tuple[int, int] | None]:
+    """What changes whenever the root's metadata or the manifest are replaced."""
+    state: list[tuple[int, int] | None] = []
+    for name in (ROOT, MANIFEST):
+        try:
+            status = (path / name).stat()
+        except OSError:
+            # Missing, of which the caller says more.
+            state.append(None)
+        else:
+            state.append((status.st_ino, status.st_mtime_ns))
+    return state
 
 
 def read_metadata(path: Place) -> StoreMetadata:
@@ -89,14 +126,26 @@ def parse_metadata(path: Place, attributes: Any) -> StoreMetadata:
         metadata = StoreMetadata.model_validate(attributes)
     except pydantic.ValidationError as error:
         raise damaged(path, root, f"not valid metadata ({error.errors()[0]['msg']})") from error
-    unknown = set(metadata.optional_labels) - set(OPTIONAL)
+    at_levels = {label for level in metadata.levels for label in level.labels}
+    unknown = set(metadata.optional_labels) - set(OPTIONAL) | at_levels - set(LEVEL_LABELS)
     if unknown:
         raise damaged(path, root, f"not valid metadata (unknown labels {sorted(unknown)})")
     return metadata
 
 
-def open_arrays(path: Place, metadata: StoreMetadata) -> Arrays:
+def open_arrays(
+    path: Place, metadata: StoreMetadata, lengths: Mapping[str, int] = MappingProxyType({})
+) -> Arrays:
     """Open every array that a store with these metadata has, by group and name; reads no data.
+
+    Parameters
+    ----------
+    path : Place
+        Where the store is.
+    metadata : StoreMetadata
+        What its root says.
+    lengths : mapping of str to int
+        Length of arrays that may be longer already, as a store is that grows.
 
     Raises
     ------
@@ -104,20 +153,26 @@ def open_arrays(path: Place, metadata: StoreMetadata) -> Arrays:
         An array is missing, its metadata are damaged, or it is of another type or size than the
         root's metadata say.
     """
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     return {
         group: {
-            name: open_array(path, group, field, metadata.counts) for name, field in fields.items()
+            name: open_array(path, group, field, metadata.counts, lengths.get(f"{group}/{name}"))
+            for name, field in fields.items()
         }
         for group, fields in groups.items()
     }
 
 
-def open_array(path: Place, group: str, field: Field, counts: Counts) -> zarr.Array:
-    """Open one array for reading; raises as `open_arrays`."""
+def open_array(
+    path: Place, group: str, field: Field, counts: Counts, length: int | None = None
+) -> zarr.Array:
+    """Open one array for reading, of some length if that is given; raises as `open_arrays`."""
     folder = path / group / field.name
     try:
         array = zarr.open_array(zarr_store(folder), mode="r", zarr_format=3)
+        if length is not None and length < array.shape[0]:
+            shorter = array.metadata.to_dict() | {"shape": (length, *array.shape[1:])}
+            array = zarr.Array.from_dict(array.store_path, shorter)
         dtype = "string" if array.dtype.kind == "T" else str(array.dtype)
     except StoreUnreachableError:
         raise

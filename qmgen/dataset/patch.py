@@ -13,12 +13,14 @@ from zarr.storage import LocalStore
 from qmgen.dataset.arrays import buffer_dtype
 from qmgen.dataset.damage import Rows, lost_rows
 from qmgen.dataset.gather import read_span
+from qmgen.dataset.layout import store_layout
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import open_array, open_arrays
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.publishing import disk_errors
 from qmgen.dataset.record import Failure, MoleculeRecord
-from qmgen.dataset.schema import Field, store_groups
+from qmgen.dataset.rounding import rounded
+from qmgen.dataset.schema import Field, is_at_level, store_groups
 from qmgen.dataset.splits import split_digest, split_key, splits_of_digests
 from qmgen.dataset.verify import Verification
 from qmgen.errors import StoreError
@@ -89,11 +91,12 @@ def all_elements(found: Verification, molecules: Sequence[Rows]) -> dict[str, li
     assert found.metadata is not None
     metadata = found.metadata
     arrays = open_arrays(found.folder, metadata)
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     bounds = arrays["molecules"]["conformer_offset"]
     result: dict[str, list[Rows]] = {}
     for name, field in groups["conformers"].items():
-        if f"conformers/{name}" in DERIVED:
+        # Labels at other levels are not made again with the others.
+        if f"conformers/{name}" in DERIVED or is_at_level(name):
             continue
         for start, stop in molecules:
             rows = _ends(bounds, start, stop)
@@ -150,7 +153,7 @@ def patched_shards(
     """
     path, metadata = found.folder, found.metadata
     assert metadata is not None
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     places = _places(found, records)
     made: dict[str, Path] = {}
     for name, ranges in lost.items():
@@ -285,7 +288,8 @@ def _fill(
 def _piece(record: MoleculeRecord, group: str, field: Field) -> np.ndarray:
     """A molecule's part of an array."""
     if group == "conformers":
-        return record.conformers[field.name].reshape(-1, *field.item_shape)
+        values = record.conformers[field.name].reshape(-1, *field.item_shape)
+        return values if field.bound is None else rounded(values, field.bound)
     if field.name == "z":
         return record.z
     return np.array([getattr(record, field.name)], dtype=object)

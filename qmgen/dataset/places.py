@@ -230,8 +230,12 @@ def file_sizes(root: Place) -> dict[str, int]:
             found = fs.find(path, detail=True)
         sizes = {name.removeprefix(path + "/"): int(i["size"]) for name, i in found.items()}
     else:
-        files = (path for path in root.rglob("*") if path.is_file())
-        sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+        sizes = {}
+        for file in root.rglob("*"):
+            # Other processes may remove files of their own meanwhile.
+            with suppress(FileNotFoundError):
+                if file.is_file():
+                    sizes[file.relative_to(root).as_posix()] = file.stat().st_size
     return dict(sorted(sizes.items()))
 
 

@@ -17,19 +17,13 @@ from qmgen.dataset.gather import (
     row_numbers,
     take,
 )
+from qmgen.dataset.layout import label_fields, labels_at_levels
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import Arrays, open_arrays, open_checked
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.places import Place, RemotePath, place_of
 from qmgen.dataset.record import Failure
-from qmgen.dataset.schema import (
-    COLUMNS,
-    CONFORMER,
-    FAILURE_STAGES,
-    MOLECULE,
-    OPTIONAL,
-    conformer_fields,
-)
+from qmgen.dataset.schema import COLUMNS, CONFORMER, FAILURE_STAGES, MOLECULE, OPTIONAL
 from qmgen.dataset.splits import SPLITS
 from qmgen.errors import InputError
 
@@ -84,11 +78,12 @@ class Dataset:
         self.path = place_of(path)
         self.metadata, self._opened = open_checked(self.path)
         self._process = os.getpid()
-        self._fields = conformer_fields(self.metadata.optional_labels, self.metadata.schema_version)
+        at_levels = labels_at_levels(self.metadata.levels)
+        self._fields = label_fields(self.metadata)
         self._flat = {("conformers", f.offset): name for name, f in self._fields.items()}
         self._flat["molecules", "atom_offset"] = "z"
         absent = {*CONFORMER, *OPTIONAL} - set(self._fields)
-        self.columns = tuple(name for name in COLUMNS if name not in absent)
+        self.columns = (*(name for name in COLUMNS if name not in absent), *at_levels)
 
     def __reduce__(self) -> tuple[type["Dataset"], tuple[str]]:
         return Dataset, (str(self.path),)
@@ -104,7 +99,11 @@ class Dataset:
     def _arrays(self) -> Arrays:
         # Connections don't survive a fork.
         if self._process != os.getpid() and isinstance(self.path, RemotePath):
-            self._opened, self._process = open_arrays(self.path, self.metadata), os.getpid()
+            opened = self._opened.items()
+            # The store may have grown meanwhile.
+            lengths = {f"{g}/{n}": a.shape[0] for g, some in opened for n, a in some.items()}
+            self._opened = open_arrays(self.path, self.metadata, lengths)
+            self._process = os.getpid()
         return self._opened
 
     @property

@@ -15,6 +15,7 @@ from zarr.storage import LocalStore
 from qmgen.dataset.arrays import Chunking, create_array
 from qmgen.dataset.damage import EXTRA
 from qmgen.dataset.gather import read_span
+from qmgen.dataset.layout import store_layout
 from qmgen.dataset.manifest import (
     GROUP,
     MANIFEST,
@@ -30,7 +31,7 @@ from qmgen.dataset.manifest import (
 from qmgen.dataset.metadata import StoreMetadata
 from qmgen.dataset.opening import leading_size, open_array
 from qmgen.dataset.publishing import disk_errors
-from qmgen.dataset.schema import Field, store_groups
+from qmgen.dataset.schema import Field
 from qmgen.dataset.store import DEFAULT_CHUNKING, create_group
 from qmgen.dataset.verify import Verification, is_remade, root_attributes
 from qmgen.errors import StoreError
@@ -130,9 +131,11 @@ def put(made: Path, place: Path) -> None:
     """
     with disk_errors(place):
         fsync(made)
+        new = [folder for folder in place.parents if not folder.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, place)
-        fsync(place.parent)
+        for folder in (place.parent, *(folder.parent for folder in new)):
+            fsync(folder)
 
 
 def with_note(metadata: StoreMetadata, note: str) -> StoreMetadata:
@@ -167,7 +170,7 @@ def replace_root(path: Path, metadata: StoreMetadata, files: Files, folder: Path
         The disk is full or unwritable.
     """
     with disk_errors(path):
-        _write_root(metadata, folder / "root")
+        write_root(metadata, folder / "root")
         new = entry_of(folder / "root" / "zarr.json")
     put(folder / "root" / "zarr.json", path / "zarr.json")
     _replace_manifest(path, metadata, files | {"zarr.json": new}, folder)
@@ -180,7 +183,14 @@ def _replace_manifest(path: Path, metadata: StoreMetadata, files: Files, folder:
     put(folder / MANIFEST, path / MANIFEST)
 
 
-def _write_root(metadata: StoreMetadata, folder: Path) -> zarr.Group:
+def write_root(metadata: StoreMetadata, folder: Path) -> zarr.Group:
+    """Write the root's metadata into a folder.
+
+    Raises
+    ------
+    OSError
+        The disk is full or unwritable.
+    """
     root = zarr.create_group(LocalStore(folder), zarr_format=3)
     return root.update_attributes(root_attributes(metadata))
 
@@ -189,11 +199,11 @@ def _write_skeleton(
     path: Path, metadata: StoreMetadata, folder: Path, wrong: Collection[str], *, flat: bool
 ) -> None:
     """Write metadata files as a store's writer did; of arrays the flat ones or the rest."""
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     chunking = _chunking(path, metadata, wrong)
     checksums = metadata.schema_version >= SEALED_SINCE
     with disk_errors(path):
-        root = _write_root(metadata, folder)
+        root = write_root(metadata, folder)
         for name, fields in groups.items():
             group = create_group(root, name, fields)
             for field in fields.values():
@@ -246,7 +256,7 @@ def _intact(
     path: Path, metadata: StoreMetadata, wrong: Collection[str]
 ) -> list[tuple[str, Field, zarr.Array]]:
     """Arrays whose metadata are what was written."""
-    groups = store_groups(metadata.optional_labels, metadata.schema_version)
+    groups = store_layout(metadata)
     return [
         (f"{group}/{name}", field, open_array(path, group, field, metadata.counts))
         for group, fields in groups.items()

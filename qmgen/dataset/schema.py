@@ -22,26 +22,33 @@ Ragged arrays are flat: the part of row ``i`` is ``flat[offset[i]:offset[i + 1]]
 ``pair_offset``.
 
 Some arrays are stored only by runs that ask for them or have open shells; a store's metadata list
-which (``optional_labels``). Versions of the layout:
+which (``optional_labels``). A label at another level of theory than the store's own has an array of
+its own, ``<label>@<level>``, of the label's shape, type and unit; the metadata say which levels
+there are, and the array's attributes which one is meant. What of it failed is NaN.
+
+Versions of the layout:
 
 1. as first released;
 2. adds ``quadrupole``, and the arrays of `OPTIONAL`;
 3. adds imported labels, whose origin the metadata's provenance states;
 4. adds checksums of each chunk and of the manifest, which repeats the root's metadata; and merged
-   stores, whose metadata list their parts.
+   stores, whose metadata list their parts;
+5. adds labels at other levels, labels that are rounded to a bound, and stores that grow.
 
 Of imported labels a store has what their publication states. What it leaves out is NaN, or 0 for
 ``nao`` (with it there are no orbital energies), ``iterations`` and ``attempts``.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from types import MappingProxyType
+from typing import Any
 
 from qmgen.errors import InputError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 KIND = "qmgen-dataset"
 RUN_FILE = "qmgen-run.json"
 """Marks the working directory of a run that has not finished."""
@@ -70,6 +77,10 @@ class Field:
         Column of the published QM1B files that holds the same quantity.
     since : int
         Version of the layout that added it.
+    bound : float or None
+        Largest error that rounding may have made, in `unit`; None where nothing is rounded.
+    attributes : dict
+        What the array's attributes say besides.
     """
 
     name: str
@@ -79,6 +90,8 @@ class Field:
     description: str
     qm1b: str | None = None
     since: int = 1
+    bound: float | None = None
+    attributes: Mapping[str, Any] = dataclass_field(default_factory=dict, hash=False)
 
     @property
     def offset(self) -> str | None:
@@ -271,7 +284,60 @@ _PAIR_OFFSET = Field(
     since=2,
 )
 
-COLUMNS: Mapping[str, Field] = MappingProxyType(
+LEVEL_LABELS = (
+    "energy",
+    "homo",
+    "lumo",
+    "gap",
+    "dipole",
+    "quadrupole",
+    "mulliken_charges",
+    "forces",
+    "dispersion_energy",
+    "dispersion_forces",
+)
+"""Labels that a store may have at other levels besides: those whose shape no basis decides."""
+
+_AT = "@"
+
+
+def label_at(label: str, level: str) -> str:
+    """Name of the array of a label at another level."""
+    return f"{label}{_AT}{level}"
+
+
+def is_at_level(name: str) -> bool:
+    """Whether an array has a label at another level than the store's own."""
+    return _AT in name
+
+
+def _field_at_level(name: str) -> Field:
+    label, _, level = name.partition(_AT)
+    if label not in LEVEL_LABELS or not level:
+        raise KeyError(name)
+    field = OPTIONAL[label] if label in OPTIONAL else CONFORMER[label]
+    about = field.description.partition(";")[0]
+    description = f"{about}; at the level {level}; NaN where that failed"
+    return replace(field, name=name, description=description, qm1b=None, since=5)
+
+
+class _Columns(Mapping[str, Field]):
+    """Fields by name; those at other levels are found too, and not counted among them."""
+
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self._fields = dict(fields)
+
+    def __getitem__(self, name: str) -> Field:
+        return _field_at_level(name) if is_at_level(name) else self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+COLUMNS: Mapping[str, Field] = _Columns(
     {"molecule": _CONFORMER_INDEX["molecule"], **MOLECULE, **CONFORMER, **OPTIONAL}
 )
 """Every column that a reader may have: one row a conformer, its molecule's fields repeated."""
@@ -282,16 +348,28 @@ def conformer_fields(
 ) -> Mapping[str, Field]:
     """Labels of a conformer in a store of a version with some optional labels.
 
+    Parameters
+    ----------
+    optional_labels : sequence of str
+        Names in `OPTIONAL`, and of labels at other levels.
+    version : int
+        Version of the layout.
+
     Raises
     ------
     InputError
         There is no such optional label.
     """
-    unknown = sorted(set(optional_labels) - set(OPTIONAL))
+    at_levels = [name for name in optional_labels if is_at_level(name)]
+    unknown = sorted(set(optional_labels) - set(OPTIONAL) - {n for n in at_levels if n in COLUMNS})
     if unknown:
         raise InputError(f"no optional labels {unknown}; there are {', '.join(OPTIONAL)}")
     required = (field for field in CONFORMER.values() if field.since <= version)
-    return _table(*required, *(OPTIONAL[name] for name in OPTIONAL if name in optional_labels))
+    return _table(
+        *required,
+        *(OPTIONAL[name] for name in OPTIONAL if name in optional_labels),
+        *(COLUMNS[name] for name in at_levels),
+    )
 
 
 def store_groups(

@@ -90,6 +90,23 @@ def splits_of_digests(
     return codes[inverse]
 
 
+def splits_by_hash(
+    digests: UInt64[np.ndarray, " nmol"], fractions: Sequence[float]
+) -> UInt8[np.ndarray, " nmol"]:
+    """Give each molecule the split whose share of all hashes its `split_digest` falls in.
+
+    That is what `splits_of_digests` comes to in a large set, and depends on no other molecule, so
+    molecules may come one by one.
+    """
+    check_fractions(fractions)
+    bounds = [int(2**64 * sum(fractions[:count])) for count in range(1, len(SPLITS))]
+    codes = np.zeros(digests.size, np.uint8)
+    for bound in bounds:
+        if bound < 2**64:
+            codes += digests >= np.uint64(bound)
+    return codes
+
+
 def _apportion(total: int, fractions: Sequence[float]) -> list[int]:
     """Whole numbers with the given sum nearest to the shares (largest remainders)."""
     shares = [total * fraction for fraction in fractions]

@@ -4,19 +4,21 @@ import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import zarr
 from jaxtyping import UInt8
 
-from qmgen.dataset.arrays import ArrayWriter, Chunking
-from qmgen.dataset.metadata import Counts, Part, Provenance, Split, StoreMetadata
+from qmgen.dataset.arrays import ArrayWriter, Chunking, create_array
+from qmgen.dataset.layout import labels_at_levels, layout
+from qmgen.dataset.metadata import Counts, Level, Part, Provenance, Split, StoreMetadata
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.places import Place, place_of
 from qmgen.dataset.publishing import disk_errors, unpublished
 from qmgen.dataset.record import Failure, MoleculeRecord, check_record
-from qmgen.dataset.schema import OPTIONAL, Field, conformer_fields, store_groups
+from qmgen.dataset.schema import OPTIONAL, Field, conformer_fields
 from qmgen.dataset.splits import check_fractions, split_digest, split_key, splits_of_digests
 
 DEFAULT_CHUNKING = Chunking()
@@ -38,6 +40,8 @@ def write_store(
     split_seed: int,
     split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
     optional_labels: Sequence[str] = (),
+    levels: Sequence[Level] = (),
+    precision: Mapping[str, float] = MappingProxyType({}),
     notes: Sequence[str] = (),
     rejected: Mapping[str, int] | None = None,
     created: str | None = None,
@@ -69,6 +73,10 @@ def write_store(
         Shares of train, validation and test among the distinct molecules.
     optional_labels : sequence of str
         Fields of `qmgen.dataset.schema.OPTIONAL` that the records have.
+    levels : sequence of Level
+        Other levels of theory, whose labels the records have as well.
+    precision : mapping of str to float
+        Largest error by which labels may be rounded, in their units.
     notes : sequence of str
         What a user of the labels should know.
     rejected : mapping of str to int, optional
@@ -102,15 +110,16 @@ def write_store(
     """
     place = place_of(path)
     check_fractions(split_fractions)
-    groups = store_groups(optional_labels)
+    groups = layout(optional_labels, levels, precision)
     train, val, test = split_fractions
     with unpublished(place, groups, into_run) as target:
         with disk_errors(place):
             root = zarr.create_group(target.store, zarr_format=3)
             writers = {
-                name: _GroupWriter(root, name, fields, chunking) for name, fields in groups.items()
+                name: _new_group(root, name, fields, chunking) for name, fields in groups.items()
             }
-        digests, converged = _write_records(place, records, writers, split_seed, optional_labels)
+        labels = (*optional_labels, *labels_at_levels(levels))
+        digests, converged = write_records(place, records, writers, split_seed, labels)
         for failure in failures:
             with disk_errors(place):
                 writers["failures"].append_row(vars(failure))
@@ -127,6 +136,8 @@ def write_store(
             split=Split(seed=split_seed, fractions=(train, val, test)),
             optional_labels=tuple(name for name in OPTIONAL if name in optional_labels),
             parts=tuple(parts),
+            levels=tuple(levels),
+            precision=dict(precision),
             notes=tuple(notes),
         )
         with disk_errors(place):
@@ -142,17 +153,11 @@ def write_store(
     return metadata
 
 
-class _GroupWriter:
+class GroupWriter:
     """The array writers of one group."""
 
-    def __init__(
-        self, root: zarr.Group, name: str, fields: Mapping[str, Field], chunking: Chunking
-    ) -> None:
-        group = create_group(root, name, fields)
-        self._writers = {n: ArrayWriter(group, field, chunking) for n, field in fields.items()}
-        for field_name in fields:
-            if field_name.endswith("_offset"):
-                self[field_name].append(np.zeros(1, np.int64))
+    def __init__(self, writers: Mapping[str, ArrayWriter]) -> None:
+        self._writers = writers
 
     def __getitem__(self, name: str) -> ArrayWriter:
         return self._writers[name]
@@ -160,13 +165,32 @@ class _GroupWriter:
     def __contains__(self, name: str) -> bool:
         return name in self._writers
 
+    def end(self, offset: str, fields: Mapping[str, Field]) -> int:
+        """Length of the arrays that an array of offsets cuts."""
+        return len(self[next(name for name, field in fields.items() if field.offset == offset)])
+
     def append_row(self, values: Mapping[str, Any]) -> None:
+        """Add one element to each of some arrays; raises as `ArrayWriter.append`."""
         for name, value in values.items():
             self[name].append(np.array([value], dtype=object))
 
     def flush(self) -> None:
+        """Write what is held; raises as `ArrayWriter.flush`."""
         for writer in self._writers.values():
             writer.flush()
+
+
+def _new_group(
+    root: zarr.Group, name: str, fields: Mapping[str, Field], chunking: Chunking
+) -> GroupWriter:
+    group = create_group(root, name, fields)
+    writer = GroupWriter(
+        {n: ArrayWriter(create_array(group, f, chunking), f) for n, f in fields.items()}
+    )
+    for field_name in fields:
+        if field_name.endswith("_offset"):
+            writer[field_name].append(np.zeros(1, np.int64))
+    return writer
 
 
 def create_group(root: zarr.Group, name: str, fields: Mapping[str, Field]) -> zarr.Group:
@@ -180,20 +204,41 @@ def _qm1b(fields: Mapping[str, Field]) -> dict[str, str]:
     return {field.qm1b: name for name, field in fields.items() if field.qm1b}
 
 
-def _write_records(
+def write_records(
     path: Place,
     records: Iterable[MoleculeRecord],
-    writers: Mapping[str, _GroupWriter],
+    writers: Mapping[str, GroupWriter],
     split_seed: int,
-    optional_labels: Sequence[str],
+    labels: Sequence[str],
 ) -> tuple["array[int]", int]:
-    """Write all molecules but their split; gives split digests and the converged count."""
+    """Write all molecules but their split; gives their split digests and the converged count.
+
+    Parameters
+    ----------
+    path : Place
+        The store, for messages.
+    records : iterable of MoleculeRecord
+        Each is checked.
+    writers : mapping of str to GroupWriter
+        By group; what they have written before is counted in.
+    split_seed : int
+        Seed of the split.
+    labels : sequence of str
+        Labels of the records beyond those that all have.
+
+    Raises
+    ------
+    StoreError
+        The disk is full or unwritable.
+    InputError
+        A record doesn't fit the schema.
+    """
     molecules, conformers = writers["molecules"], writers["conformers"]
-    fields = conformer_fields(optional_labels)
+    fields = conformer_fields(labels)
     digests = array("Q")
-    converged, pairs = 0, 0
+    converged = 0
     for record in records:
-        check_record(record, optional_labels)
+        check_record(record, labels)
         nconf, nat = record.num_conformers, record.z.size
         with disk_errors(path):
             molecules.append_row(
@@ -201,15 +246,16 @@ def _write_records(
                 | {"atom_offset": len(molecules["z"]) + nat}
             )
             molecules["z"].append(record.z)
-            conformers["molecule"].append(np.full(nconf, len(digests)))
-            steps = np.arange(1, nconf + 1)
-            conformers["atom_offset"].append(len(conformers["pos"]) + nat * steps)
-            conformers["orbital_offset"].append(
-                len(conformers["orbital_energies"]) + record.nao * steps
-            )
-            if "pair_offset" in conformers:
-                conformers["pair_offset"].append(pairs + pair_count(record.nao) * steps)
-                pairs += pair_count(record.nao) * nconf
+            conformers["molecule"].append(np.full(nconf, len(molecules["line"]) - 1))
+            sizes = {
+                "atom_offset": nat,
+                "orbital_offset": record.nao,
+                "pair_offset": pair_count(record.nao),
+            }
+            for offset, size in sizes.items():
+                if offset in conformers:
+                    end = conformers.end(offset, fields)
+                    conformers[offset].append(end + size * np.arange(1, nconf + 1))
             for name, field in fields.items():
                 values = record.conformers[name]
                 conformers[name].append(values.reshape(-1, *field.item_shape))

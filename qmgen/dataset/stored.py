@@ -1,19 +1,22 @@
 """Gives a store's molecules as the records that it was written from."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import zarr
 from jaxtyping import UInt8
 
 from qmgen.dataset.gather import read_span
+from qmgen.dataset.layout import label_fields
 from qmgen.dataset.opening import Arrays, open_checked
 from qmgen.dataset.packed import pair_count
 from qmgen.dataset.places import place_of
 from qmgen.dataset.record import MoleculeRecord
-from qmgen.dataset.schema import Field, conformer_fields
+from qmgen.dataset.schema import Field
 
+_SCAN = 1 << 16
 _MOLECULES = 4096
 _CONFORMERS = 16_384
 _PER_MOLECULE = ("line", "source_id", "smile", "charge", "spin", "nao")
@@ -35,7 +38,7 @@ def stored_records(path: str | os.PathLike[str]) -> Iterator[MoleculeRecord]:
         There is no complete store, or it is damaged.
     """
     metadata, arrays = open_checked(place_of(path))
-    fields = conformer_fields(metadata.optional_labels, metadata.schema_version)
+    fields = label_fields(metadata)
     for start in range(0, metadata.counts.molecules, _MOLECULES):
         stop = min(start + _MOLECULES, metadata.counts.molecules)
         bounds = read_span(arrays["molecules"]["conformer_offset"], start, stop + 1)
@@ -44,6 +47,48 @@ def stored_records(path: str | os.PathLike[str]) -> Iterator[MoleculeRecord]:
             count = min(max(1, int(fitting)), stop - start)
             yield from _records(arrays, fields.values(), start, bounds[: count + 1])
             start, bounds = start + count, bounds[count:]
+
+
+def stored_molecules(
+    path: str | os.PathLike[str], columns: Sequence[str], rows: range | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Go over a store's molecules in stored order, with some of their scalar columns.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the store.
+    columns : sequence of str
+        Fields of `qmgen.dataset.schema.MOLECULE` that are not ragged.
+    rows : range, optional
+        Neighbouring rows; all by default.
+
+    Raises
+    ------
+    StoreError
+        There is no complete store, or it is damaged.
+    """
+    metadata, arrays = open_checked(place_of(path))
+    rows = range(metadata.counts.molecules) if rows is None else rows
+    for start in range(rows.start, rows.stop, _SCAN):
+        stop = min(start + _SCAN, rows.stop)
+        yield from zip(
+            *(read_span(arrays["molecules"][name], start, stop).tolist() for name in columns),
+            strict=True,
+        )
+
+
+def stored_sizes(path: str | os.PathLike[str]) -> Iterator[tuple[UInt8[np.ndarray, " nat"], int]]:
+    """Atomic numbers and number of conformers of each molecule; raises as `stored_records`."""
+    metadata, arrays = open_checked(place_of(path))
+    molecules = arrays["molecules"]
+    for start in range(0, metadata.counts.molecules, _SCAN):
+        stop = min(start + _SCAN, metadata.counts.molecules)
+        atoms = read_span(molecules["atom_offset"], start, stop + 1)
+        conformers = np.diff(read_span(molecules["conformer_offset"], start, stop + 1))
+        z = read_span(molecules["z"], int(atoms[0]), int(atoms[-1]))
+        pieces = np.split(z, (atoms - atoms[0])[1:-1])
+        yield from zip(pieces, conformers.tolist(), strict=True)
 
 
 def stored_splits(path: str | os.PathLike[str]) -> UInt8[np.ndarray, " nmol"]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qmgen.dataset.reader import Dataset
+from qmgen.dataset.schema import is_at_level
 
 _LABELS = (
     "energy",
@@ -37,6 +38,7 @@ class LabelRange:
 def label_ranges(dataset: Dataset) -> list[LabelRange]:
     """Ranges of the labels that people look at; values that are no number are left out."""
     labels = [name for name in _LABELS if name in dataset.columns]
+    labels += [name for name in dataset.columns if is_at_level(name)]
     lowest = dict.fromkeys(labels, np.inf)
     highest = dict.fromkeys(labels, -np.inf)
     total, count = dict.fromkeys(labels, 0.0), dict.fromkeys(labels, 0)

@@ -1,5 +1,8 @@
 """Runs: from a file of molecules to a finished dataset, on Dask, resumable."""
 
+from qmgen.generate.append import AppendSummary as AppendSummary
+from qmgen.generate.append import append_molecules as append_molecules
+from qmgen.generate.append_labels import append_labels as append_labels
 from qmgen.generate.config import RunConfig as RunConfig
 from qmgen.generate.config import load_config as load_config
 from qmgen.generate.estimate import Estimate as Estimate

@@ -15,7 +15,17 @@ def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
     """Molecules in the order of the input, one window in memory at a time.
 
     What went wrong with them is added to the plan.
+
+    Raises
+    ------
+    DamagedPartError
+        As `qmgen.generate.parts.load_part`.
     """
+    return (record for _, record in finished_molecules(plan, parts))
+
+
+def finished_molecules(plan: Plan, parts: Place) -> Iterator[tuple[int, MoleculeRecord]]:
+    """As `finished_records`, each with its number in the plan."""
     plan.forget_label_failures()
     for window in plan.windows():
         pieces: dict[int, list[LabelledSlice]] = {}
@@ -27,7 +37,7 @@ def finished_records(plan: Plan, parts: Place) -> Iterator[MoleculeRecord]:
         for number in sorted(pieces):
             record = joined([p.record for p in pieces[number] if p.record is not None])
             if record is not None:
-                yield record
+                yield number, record
 
 
 def joined(records: list[MoleculeRecord]) -> MoleculeRecord | None:

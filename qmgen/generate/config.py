@@ -1,7 +1,7 @@
 """Configuration of a run, read from YAML and checked before anything starts."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dask.utils import parse_bytes
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from qmgen.configuration import read_yaml, validated
+from qmgen.dataset.schema import CONFORMER, OPTIONAL
 from qmgen.dataset.splits import check_fractions
 from qmgen.dft import DFTConfig
 from qmgen.dft.functionals import get_functional
@@ -115,6 +116,28 @@ class SlurmConfig(_Frozen):
     )
 
 
+class StorageConfig(_Frozen):
+    """How exact the dataset keeps labels."""
+
+    precision: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {},
+        description="Largest error, in the unit of the dataset, by which a label may be rounded so "
+        "that it compresses better: {pos: 1e-5, energy: 1e-9}, say. Positions are rounded before "
+        "they are labelled. Labels that are not named are kept to the last bit.",
+    )
+
+    @field_validator("precision")
+    @classmethod
+    def _labels_can_be_rounded(cls, value: dict[str, float]) -> dict[str, float]:
+        labels = (*CONFORMER.values(), *OPTIONAL.values())
+        usable = sorted(field.name for field in labels if field.dtype == "float64")
+        unknown = sorted(set(value) - set(usable))
+        if unknown:
+            names = ", ".join(usable)
+            raise ValueError(f"no label {unknown[0]!r} can be rounded; there are {names}")
+        return dict(sorted(value.items()))
+
+
 class ClusterConfig(_Frozen):
     """Where the work is done; it never changes a result."""
 
@@ -180,6 +203,7 @@ class RunConfig(_Frozen):
     conformers: ConformerConfig = Field(ConformerConfig(), description="Conformer generation.")
     dft: DFTConfig = Field(DFTConfig(), description="Level of theory.")
     labels: LabelConfig = Field(LabelConfig(), description="Labels beyond the usual ones.")
+    storage: StorageConfig = Field(StorageConfig(), description="How exact labels are kept.")
     split: SplitConfig = Field(SplitConfig(), description="Training, validation and test.")
     batch_conformers: int = Field(
         64,
@@ -199,8 +223,10 @@ class RunConfig(_Frozen):
     def science(self) -> dict[str, Any]:
         """All that determines the dataset's content, as plain values for provenance."""
         # Configurations from before there was a choice of methods say nothing about it.
-        unused = "method" if self.method == "dft" else "dft"
-        return self.model_dump(mode="json", exclude={"cluster", unused})
+        unused = {"cluster", "method" if self.method == "dft" else "dft"}
+        if not self.storage.precision:
+            unused.add("storage")
+        return self.model_dump(mode="json", exclude=unused)
 
     def notes(self) -> tuple[str, ...]:
         """What whoever uses the labels should know; kept in the dataset's metadata."""

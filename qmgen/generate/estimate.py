@@ -201,6 +201,7 @@ def _store_bytes(
         provenance,
         split_seed=0,
         optional_labels=config.labels.optional_labels,
+        precision=config.storage.precision,
     )
     # A shard of a large store has the same list of chunks as one of this small store.
     index = 16 * Chunking().chunks_per_shard + 4

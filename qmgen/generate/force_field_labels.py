@@ -10,13 +10,13 @@ from qmgen.dataset import MoleculeRecord, empty_conformers
 from qmgen.generate.config import RunConfig
 from qmgen.generate.labelled_record import labelled_record
 from qmgen.molecules import Molecule, mmff94
-from qmgen.units import BOHR_PER_ANGSTROM, KCAL_PER_MOL_PER_HARTREE
+from qmgen.units import ANGSTROM_PER_BOHR, BOHR_PER_ANGSTROM, KCAL_PER_MOL_PER_HARTREE
 
 
 def label_by_mmff94(
     molecule: Molecule,
     index: Int[np.ndarray, " nconf"],
-    positions_angstrom: Float[np.ndarray, "nconf nat 3"],
+    positions: Float[np.ndarray, "nconf nat 3"],
     config: RunConfig,
 ) -> MoleculeRecord:
     """Label conformers by MMFF94; what a force field does not have is NaN or 0.
@@ -27,8 +27,8 @@ def label_by_mmff94(
         Of the conformers.
     index
         Their numbers.
-    positions_angstrom
-        Angstrom.
+    positions
+        Bohr.
     config
         Of the run.
 
@@ -37,14 +37,14 @@ def label_by_mmff94(
     UnsupportedMoleculeError, ConformerError
         As of `qmgen.molecules.mmff94`.
     """
-    energies, gradients = mmff94(molecule, positions_angstrom)
+    energies, gradients = mmff94(molecule, positions * ANGSTROM_PER_BOHR)
     optional = config.labels.optional_labels
     columns = empty_conformers(len(molecule.atomic_numbers), 0, len(index), optional)
     for values in columns.values():
         if values.dtype == np.float64:
             values[...] = np.nan
     columns["index"] = index
-    columns["pos"] = positions_angstrom * BOHR_PER_ANGSTROM
+    columns["pos"] = positions
     columns["energy"] = energies / KCAL_PER_MOL_PER_HARTREE
     columns["converged"][:] = True
     if config.labels.forces:

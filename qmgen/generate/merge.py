@@ -1,13 +1,11 @@
 """Joins datasets that were made with the same configuration."""
 
-import hashlib
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +16,26 @@ from qmgen.dataset import (
     Dataset,
     Failure,
     MoleculeRecord,
-    Provenance,
     StoreMetadata,
     open_dataset,
     verify_store,
     write_store,
 )
-from qmgen.dataset.metadata import Part, SourceFile
 from qmgen.dataset.splits import split_digest, split_key
 from qmgen.dataset.stored import stored_records, stored_splits
 from qmgen.errors import InputError, StoreError, StoreMismatchError
+from qmgen.generate.segments import (
+    Segment,
+    geometry_identity,
+    has_geometries,
+    identity_digest,
+    joined_provenance,
+    segments,
+    smiles_identity,
+)
 from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.generate.validate import stored_labels
 
-# Positions that agree to this many decimals of a Bohr are the same geometry.
-_POSITION_DECIMALS = 3
 # The first version of the layout that has every label that all datasets have now.
 _COMPLETE_SINCE = 2
 
@@ -52,16 +55,6 @@ class MergeSummary:
 
     metadata: StoreMetadata
     moved: int
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """Rows of a store that came from one run."""
-
-    dataset: Dataset
-    part: Part
-    molecules: range
-    failures: range
 
 
 def merge(output: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str]]) -> MergeSummary:
@@ -96,31 +89,36 @@ def merge(output: str | os.PathLike[str], stores: Sequence[str | os.PathLike[str
         raise InputError("nothing to merge; give one dataset or more")
     datasets = [_checked(store) for store in stores]
     _compare(datasets)
-    segments = [segment for dataset in datasets for segment in _segments(dataset)]
-    owners, keys, split_keys, codes = _scan(datasets, segments)
+    parts = [segment for dataset in datasets for segment in segments(dataset)]
+    owners, keys, split_keys, codes = _scan(datasets, parts)
     first = _first_with(keys)
     duplicate = owners > owners[first]
     own_codes, codes = codes, codes[_first_with(split_keys)]
     moved = int((codes != own_codes)[~duplicate].sum())
-    left_out = np.bincount(owners[duplicate], minlength=len(segments)).tolist()
-    failed: list[list[Failure]] = [[] for _ in segments]
+    left_out = np.bincount(owners[duplicate], minlength=len(parts)).tolist()
+    failed: list[list[Failure]] = [[] for _ in parts]
     optional = {name for dataset in datasets for name in dataset.metadata.optional_labels}
     metadata = datasets[0].metadata
     notes = dict.fromkeys(note for dataset in datasets for note in dataset.metadata.notes)
     written = write_store(
         output,
         _records(datasets, optional, owners, duplicate, failed),
-        _failures(segments, failed),
-        _provenance(datasets),
+        _failures(parts, failed),
+        joined_provenance(
+            [dataset.metadata.provenance for dataset in datasets],
+            " ".join(["qmgen", *sys.argv[1:]]),
+        ),
         split_seed=metadata.split.seed,
         split_fractions=metadata.split.fractions,
         split_codes=codes[~duplicate],
         optional_labels=[name for name in OPTIONAL if name in optional],
         notes=[*notes],
+        levels=metadata.levels,
+        precision=metadata.precision,
         rejected=_rejected(datasets, sum(left_out)),
         parts=[
             segment.part.model_copy(update={"duplicates": segment.part.duplicates + number})
-            for segment, number in zip(segments, left_out, strict=True)
+            for segment, number in zip(parts, left_out, strict=True)
         ],
     )
     return MergeSummary(written, moved)
@@ -146,6 +144,9 @@ def _compare(datasets: Sequence[Dataset]) -> None:
         return {
             **metadata.provenance.config,
             "split": metadata.split.model_dump(mode="json"),
+            "levels": {
+                level.name: {"labels": [*level.labels], **level.config} for level in metadata.levels
+            },
             "imported": metadata.provenance.model_dump(mode="json")["imported"],
         }
 
@@ -168,29 +169,8 @@ def _differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: {one!r} and {other!r}"
 
 
-def _segments(dataset: Dataset) -> Iterator[_Segment]:
-    metadata, provenance = dataset.metadata, dataset.metadata.provenance
-    parts = metadata.parts or (
-        Part(
-            created=metadata.created,
-            source=provenance.source,
-            versions=provenance.versions,
-            hardware=provenance.hardware,
-            command=provenance.command,
-            counts=metadata.counts,
-            duplicates=0,
-        ),
-    )
-    molecule, failure = 0, 0
-    for part in parts:
-        molecules = range(molecule, molecule + part.counts.molecules - part.duplicates)
-        failures = range(failure, failure + part.counts.failures + part.duplicates)
-        yield _Segment(dataset, part, molecules, failures)
-        molecule, failure = molecules.stop, failures.stop
-
-
 def _scan(
-    datasets: Sequence[Dataset], segments: Sequence[_Segment]
+    datasets: Sequence[Dataset], parts: Sequence[Segment]
 ) -> tuple[
     Int64[np.ndarray, " nmol"],
     UInt64[np.ndarray, "nmol 2"],
@@ -199,31 +179,26 @@ def _scan(
 ]:
     """Segment, key, split key and split of every molecule of all parts."""
     total = sum(dataset.num_molecules for dataset in datasets)
-    owners = np.repeat(np.arange(len(segments)), [len(s.molecules) for s in segments])
+    owners = np.repeat(np.arange(len(parts)), [len(s.molecules) for s in parts])
     keys = np.zeros((total, 2), np.uint64)
     split_keys = np.zeros((total, 1), np.uint64)
     for row, record in enumerate(r for d in datasets for r in stored_records(str(d.path))):
-        source = segments[owners[row]].part.source.name
-        digest = hashlib.sha256(_key(record, source, row).encode()).digest()
-        keys[row] = np.frombuffer(digest[:16], "<u8")
+        source = parts[owners[row]].part.source.name
+        keys[row] = np.frombuffer(identity_digest(_identity(record, source, row)), "<u8")
         seed = datasets[0].metadata.split.seed
         split_keys[row] = split_digest(split_key(record.smile, record.source_id, record.line), seed)
     codes = np.concatenate([stored_splits(str(dataset.path)) for dataset in datasets])
     return owners, keys, split_keys, codes
 
 
-def _key(record: MoleculeRecord, source: str, row: int) -> str:
+def _identity(record: MoleculeRecord, source: str, row: int) -> str:
     """What makes molecules of two parts the same."""
-    electrons = f"charge {record.charge} spin {record.spin}"
-    suffixes = {suffix.lower() for suffix in Path(source).suffixes[-2:]}
-    if record.smile and not suffixes & {".sdf", ".xyz"}:
-        return f"{record.smile} {electrons}"
+    if record.smile and not has_geometries(source):
+        return smiles_identity(record.smile, record.charge, record.spin)
     if not record.num_conformers:
         return f"row {row}"
-    # Adding zero turns -0.0 into 0.0.
-    rounded = np.round(record.conformers["pos"][0], _POSITION_DECIMALS) + 0.0
-    digest = hashlib.sha256(record.z.tobytes() + rounded.astype("<f8").tobytes())
-    return f"geometry {digest.hexdigest()} {electrons}"
+    first = record.conformers["pos"][0]
+    return geometry_identity(record.z, first, record.charge, record.spin)
 
 
 def _first_with(keys: UInt64[np.ndarray, "nmol size"]) -> Int64[np.ndarray, " nmol"]:
@@ -259,33 +234,13 @@ def _records(
 
 
 def _failures(
-    segments: Sequence[_Segment], duplicates: Sequence[Sequence[Failure]]
+    parts: Sequence[Segment], duplicates: Sequence[Sequence[Failure]]
 ) -> Iterator[Failure]:
     """Failures of each segment, then its duplicates."""
-    for segment, more in zip(segments, duplicates, strict=True):
+    for segment, more in zip(parts, duplicates, strict=True):
         rows = segment.failures
         yield from islice(segment.dataset.failures(), rows.start, rows.stop)
         yield from more
-
-
-def _provenance(datasets: Sequence[Dataset]) -> Provenance:
-    origins = [dataset.metadata.provenance for dataset in datasets]
-    changes: dict[str, Any] = {"command": " ".join(["qmgen", *sys.argv[1:]])}
-    if len(origins) > 1:
-        names = dict.fromkeys(name for origin in origins for name in origin.versions)
-        found = {
-            name: dict.fromkeys(o.versions.get(name, "unknown") for o in origins) for name in names
-        }
-        sums = " ".join(origin.source.sha256 for origin in origins)
-        changes["versions"] = {name: ", ".join(several) for name, several in found.items()}
-        changes["source"] = SourceFile(
-            name=" + ".join(origin.source.name for origin in origins),
-            sha256=hashlib.sha256(sums.encode()).hexdigest(),
-            bytes=sum(origin.source.bytes for origin in origins),
-        )
-        if any(origin.hardware != origins[0].hardware for origin in origins):
-            changes["hardware"] = None
-    return origins[0].model_copy(update=changes)
 
 
 def _rejected(datasets: Sequence[Dataset], duplicates: int) -> dict[str, int]:

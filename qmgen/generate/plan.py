@@ -10,6 +10,9 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from qmgen.dataset import Failure
 from qmgen.errors import StoreError
 
@@ -26,12 +29,18 @@ CREATE TABLE failure (line INTEGER, source_id TEXT, smile TEXT, conformer INTEGE
 
 @dataclass(frozen=True)
 class Slice:
-    """Conformers ``start`` to ``stop`` of a molecule; ``number`` is its place in the dataset."""
+    """Conformers ``start`` to ``stop`` of a molecule; ``number`` is its place in the dataset.
+
+    Those of a dataset have ``positions``, (stop - start, nat, 3) in Bohr, and ``conformers``, the
+    dataset's numbers of them; others are to be made.
+    """
 
     number: int
     molecule_json: str
     start: int
     stop: int
+    positions: Float[np.ndarray, "nconf nat 3"] | None = None
+    conformers: Int[np.ndarray, " nconf"] | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ class Plan:
         """Number of rejected input records, by reason; repeats count as one reason."""
         with disk_errors(self.path), self._connect() as db:
             rows = db.execute(
-                "SELECT CASE WHEN reason LIKE 'duplicate of line %' THEN 'duplicate' ELSE reason "
+                "SELECT CASE WHEN reason LIKE 'duplicate of %' THEN 'duplicate' ELSE reason "
                 "END AS kind, count(*) FROM failure WHERE stage = 'read' GROUP BY kind "
                 "ORDER BY count(*) DESC, kind"
             )

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ def build_plan(
     *,
     smiles_column: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    refused: Callable[[Molecule], str | None] = lambda _: None,
 ) -> Plan:
     """Read an input file and write the plan of its run; a plan that is there is kept.
 
@@ -57,6 +58,8 @@ def build_plan(
         Column of a csv file.
     progress
         Called with the number of records read so far.
+    refused
+        Says why a molecule is not to be labelled, if it isn't.
 
     Raises
     ------
@@ -73,8 +76,8 @@ def build_plan(
     temporary.unlink(missing_ok=True)
     with disk_errors(path), closing(sqlite3.connect(temporary)) as db, db:
         db.executescript(TABLES)
-        molecules = _accepted(db, source, config, smiles_column, progress)
-        _write_windows(db, molecules, config)
+        records = deduplicate(read_molecules(source, smiles_column=smiles_column))
+        _write_windows(db, _accepted(db, records, config, progress, refused), config)
     plan = Plan(temporary)
     if not plan.counts().molecules:
         some = [
@@ -91,18 +94,18 @@ class _Sized:
     shape: tuple[int, ...]
     number: int
     molecule: Molecule
+    conformers: int
 
 
 def _accepted(
     db: sqlite3.Connection,
-    source: Path,
+    records: Iterator[Molecule | RejectedRecord],
     config: RunConfig,
-    smiles_column: str | None,
     progress: Callable[[int], None],
+    refused: Callable[[Molecule], str | None],
 ) -> Iterator[_Sized]:
     """Molecules that can be labelled, numbered; the others go to the table of failures."""
     number = 0
-    records = deduplicate(read_molecules(source, smiles_column=smiles_column))
     for count, record in enumerate(records, start=1):
         progress(count)
         unsuited = False
@@ -115,7 +118,7 @@ def _accepted(
             )
         else:
             line, source_id, text = record.line, record.source_id, record.smiles
-            found = unsupported_reason(record)
+            found = unsupported_reason(record) or refused(record)
             if found is None:
                 try:
                     shape = _program(record, config)
@@ -123,14 +126,67 @@ def _accepted(
                     found = str(error)
                     unsuited = isinstance(error, MissingElementError)
                 else:
-                    yield _Sized(shape, number, record)
+                    yield _Sized(shape, number, record, _expected_conformers(record, config))
                     number += 1
                     continue
             reason = found
-        db.execute(
-            "INSERT INTO failure VALUES (?, ?, ?, -1, 'read', ?, ?)",
-            (line, source_id, text, reason, int(unsuited)),
-        )
+        _write_failure(db, line, source_id, text, reason, unsuited)
+
+
+def _write_failure(
+    db: sqlite3.Connection, line: int, source_id: str, text: str, reason: str, unsuited: bool
+) -> None:
+    db.execute(
+        "INSERT INTO failure VALUES (?, ?, ?, -1, 'read', ?, ?)",
+        (line, source_id, text, reason, int(unsuited)),
+    )
+
+
+def build_stored_plan(
+    molecules: Iterable[tuple[int, Molecule, int]], path: Path, config: RunConfig
+) -> Plan:
+    """Write the plan of labelling conformers that there are; a plan that is there is kept.
+
+    Parameters
+    ----------
+    molecules
+        Number (ascending), molecule and conformers of each.
+    path
+        Where the plan goes.
+    config
+        Of the labels.
+
+    Raises
+    ------
+    UnknownBasisError
+        As `qmgen.dft.program_shape`.
+    StoreError
+        The plan can't be written.
+    """
+    if path.exists():
+        return Plan(path)
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with disk_errors(path), closing(sqlite3.connect(temporary)) as db, db:
+        db.executescript(TABLES)
+        _write_windows(db, _labelable(db, molecules, config), config)
+    os.replace(temporary, path)
+    return Plan(path)
+
+
+def _labelable(
+    db: sqlite3.Connection, molecules: Iterable[tuple[int, Molecule, int]], config: RunConfig
+) -> Iterator[_Sized]:
+    for number, molecule, conformers in molecules:
+        try:
+            shape = _program(molecule, config)
+        except UnsupportedMoleculeError as error:
+            unsuited = isinstance(error, MissingElementError)
+            text = molecule.smiles
+            _write_failure(db, molecule.line, molecule.source_id, text, str(error), unsuited)
+        else:
+            if conformers:
+                yield _Sized(shape, number, molecule, conformers)
 
 
 def _program(molecule: Molecule, config: RunConfig) -> tuple[int, ...]:
@@ -187,7 +243,7 @@ def _cut(members: list[_Sized], config: RunConfig) -> list[list[list[_Range]]]:
         batches: list[list[_Range]] = [[]]
         used = 0
         for member in group:
-            start, wanted = 0, _expected_conformers(member.molecule, config)
+            start, wanted = 0, member.conformers
             while start < wanted:
                 if used == room:
                     batches.append([])

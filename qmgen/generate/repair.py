@@ -1,25 +1,27 @@
 """Labels the molecules again that damaged files of a store held, and puts them in place."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
-from pydantic import ValidationError
 
 from qmgen.dataset import (
     Failure,
     MoleculeRecord,
     StoreMetadata,
     Verification,
-    file_sha256,
     package_versions,
     verify_store,
 )
 from qmgen.dataset.damage import EXTRA, Rows, affected_molecules, merged
-from qmgen.dataset.manifest import entry_of, read_manifest
+from qmgen.dataset.gather import read_span
+from qmgen.dataset.growth import settle
+from qmgen.dataset.manifest import MANIFEST, entry_of, read_manifest
+from qmgen.dataset.opening import open_arrays
 from qmgen.dataset.patch import (
     DERIVED,
     all_elements,
@@ -30,6 +32,7 @@ from qmgen.dataset.patch import (
     patched_shards,
 )
 from qmgen.dataset.places import local_folder
+from qmgen.dataset.provenance import describe_source
 from qmgen.dataset.rebuild import (
     put_all,
     rebuild_metadata,
@@ -37,17 +40,24 @@ from qmgen.dataset.rebuild import (
     with_note,
     workplace,
 )
+from qmgen.dataset.schema import is_at_level
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import InputError, StoreError, StoreMismatchError
+from qmgen.generate.append_job import leave
 from qmgen.generate.assembly import joined
 from qmgen.generate.cluster import connect
 from qmgen.generate.config import ClusterConfig, RunConfig
+from qmgen.generate.lock import store_lock
+from qmgen.generate.origin import stored_run_config
 from qmgen.generate.plan import Plan
 from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
+from qmgen.generate.repaired_rows import by_row, planned_numbers
 from qmgen.generate.schedule import run_batches
-from qmgen.generate.spin import with_spin_columns
+from qmgen.generate.segments import REFUSALS, parts_of, rows_of_parts
+from qmgen.generate.spin import spin_label_names, with_spin_columns
 from qmgen.generate.worker import LabelledSlice
+from qmgen.molecules import Molecule
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class RepairSummary:
 
 def repair(
     store: str | os.PathLike[str],
-    source: Path | None,
+    sources: Sequence[Path] = (),
     cluster: ClusterConfig | None = None,
     *,
     smiles_column: str | None = None,
@@ -94,8 +104,8 @@ def repair(
     ----------
     store
         The store.
-    source
-        Its input file; needed where labels are lost.
+    sources
+        Its input files; those are needed of whose molecules labels are lost.
     cluster
         Where to label.
     smiles_column
@@ -110,11 +120,28 @@ def repair(
     InputError
         Labels are lost and there is no input file.
     StoreMismatchError
-        The input file is not the run's.
+        An input file is not one of the store's, or another process is writing the store.
     StoreError
         What is lost can't be made again, or the store is not on this machine.
     """
     store = local_folder(store)
+    if not (store / MANIFEST).is_file() and not (store / "zarr.json").is_file():
+        # Explains what there is instead of a store.
+        verify_store(store)
+    with store_lock(store):
+        if settle(store):
+            leave(store)
+        return _repair(store, sources, cluster, smiles_column, progress, guess)
+
+
+def _repair(
+    store: Path,
+    sources: Sequence[Path],
+    cluster: ClusterConfig | None,
+    smiles_column: str | None,
+    progress: Progress | None,
+    guess: OrbitalGuess | None,
+) -> RepairSummary:
     found = verify_store(store)
     extra = tuple(damage.name for damage in found.damaged if damage.problem == EXTRA)
     if found.contradictions:
@@ -126,19 +153,23 @@ def repair(
     if files:
         found = verify_store(store)
     lost = lost_elements(found)
+    _check_levels(store, lost)
     if not lost:
         _check(found)
         return RepairSummary(files, 0, exact, extra)
     assert found.metadata is not None
-    _check_origin(store, found.metadata)
+    _check_parts(store, found.metadata, lost)
     progress = progress or Progress()
     with workplace(found.folder) as folder:
         again = _Again({}, ())
         wanted = _wanted(found, lost)
         if wanted or _has(lost, "failures/"):
-            plan, config = _plan(store, source, found, smiles_column, progress, guess, folder)
+            config = stored_run_config(store, found.metadata, guess)
             config = config.model_copy(update={"cluster": cluster or ClusterConfig()})
-            again = _label_again(plan, config, found, wanted, lost, progress, guess)
+            inputs = _Inputs(
+                {describe_source(path).sha256: path for path in sources}, smiles_column
+            )
+            again = _all_again(found, config, inputs, wanted, lost, progress, guess, folder)
         exact &= _put_in_place(found, lost, again, folder)
     found = verify_store(store)
     _check(found)
@@ -162,11 +193,22 @@ def _check(found: Verification) -> None:
         )
 
 
-def _check_origin(store: Path, metadata: StoreMetadata) -> None:
-    if metadata.parts:
+def _check_parts(store: Path, metadata: StoreMetadata, lost: Iterable[str]) -> None:
+    """Refuse what only the parts of a store knew: their splits and failures."""
+    for name in ("molecules/split", "failures/"):
+        if metadata.parts and _has(lost, name):
+            raise StoreError(
+                f"{store} was made of {len(metadata.parts)} parts, whose {name.strip('/')} can't "
+                "be made again; copy those files from an intact copy of the dataset"
+            )
+
+
+def _check_levels(store: Path, lost: Iterable[str]) -> None:
+    at_levels = [name for name in lost if is_at_level(name)]
+    if at_levels:
         raise StoreError(
-            f"{store} was merged from {len(metadata.parts)} datasets; repair those, and merge them "
-            "again"
+            f"{store}: {at_levels[0]} is damaged, a label at another level, which repair does not "
+            "make again; copy its files from an intact copy of the dataset"
         )
 
 
@@ -181,67 +223,91 @@ def _wanted(found: Verification, lost: Iterable[str]) -> tuple[Rows, ...]:
     return affected_molecules(found.path, found.metadata, found.damaged, names)
 
 
-def _plan(
-    store: Path,
-    source: Path | None,
+@dataclass(frozen=True)
+class _Inputs:
+    """Input files by their SHA-256, and the column of SMILES in those that are tables."""
+
+    files: dict[str, Path]
+    smiles_column: str | None
+
+
+def _all_again(
     found: Verification,
-    smiles_column: str | None,
+    config: RunConfig,
+    inputs: _Inputs,
+    wanted: Sequence[Rows],
+    lost: Iterable[str],
     progress: Progress,
     guess: OrbitalGuess | None,
     folder: Path,
-) -> tuple[Plan, RunConfig]:
-    """Plan of the run that made the store, and its configuration."""
+) -> _Again:
+    """Label again what each part of the store has lost."""
     assert found.metadata is not None
-    origin = found.metadata.provenance
-    if origin.imported is not None:
-        raise StoreError(
-            f"{store}: its labels come from {origin.imported.dataset}, not from qmgen, so they "
-            "can't be made again; import it to another output"
-        )
-    if source is None:
-        raise InputError(
-            f"{found.num_molecules} molecules of {store} have to be labelled again; give its input "
-            f"file {origin.source.name}"
-        )
-    try:
-        digest = file_sha256(source)
-    except OSError as error:
-        raise InputError(f"can't read the input {source}: {error.strerror}") from error
-    if digest != origin.source.sha256:
+    metadata, path = found.metadata, found.path
+    other = {*inputs.files} - {part.source.sha256 for part in parts_of(metadata)}
+    if other:
+        names = ", ".join(part.source.name for part in parts_of(metadata))
         raise StoreMismatchError(
-            f"{source} is not the file that {store} was made from ({origin.source.name}, SHA-256 "
-            f"{origin.source.sha256}); give that one"
+            f"{inputs.files[min(other)]} is not the file that {path} was made from ({names}, "
+            f"SHA-256 {parts_of(metadata)[0].source.sha256}); give that one"
         )
-    science = {name: value for name, value in origin.config.items() if name != "guess"}
-    try:
-        config = RunConfig.model_validate(science)
-    except ValidationError as error:
-        raise StoreError(
-            f"{store}: its configuration can't be read ({error.errors()[0]['msg']}); use qmgen "
-            f"{origin.versions.get('qmgen', 'of the time')}"
-        ) from error
-    if origin.config.get("guess") != (None if guess is None else guess.identity):
-        raise StoreMismatchError(
-            f"{store} was made {'with another' if guess else 'with a'} network that predicts "
-            "orbitals, or without; give --guess as its run did"
+    known = known_lines(found)
+    records: dict[int, MoleculeRecord] = {}
+    failures: tuple[Failure, ...] = ()
+    for number, (part, rows, failed) in enumerate(rows_of_parts(metadata)):
+        own = [Rows(max(r.start, rows.start), min(r.stop, rows.stop)) for r in wanted]
+        own = [Rows(r.start - rows.start, r.stop - rows.start) for r in own if r.start < r.stop]
+        if not own and not _has(lost, "failures/"):
+            continue
+        if part.source.sha256 not in inputs.files:
+            raise InputError(
+                f"{found.num_molecules} molecules of {path} have to be labelled again; give its "
+                f"input file {part.source.name}"
+            )
+        source = inputs.files[part.source.sha256]
+        progress.stage(f"reading {source.name}")
+        refused = _refused(found, failed) if metadata.parts else {}
+        plan = build_plan(
+            source,
+            folder / f"plan-{number}.sqlite",
+            config,
+            smiles_column=inputs.smiles_column,
+            refused=partial(_reason, refused),
         )
-    progress.stage(f"reading {source.name}")
-    path = folder / "plan.sqlite"
-    return build_plan(source, path, config, smiles_column=smiles_column), config
+        again = _label_again(
+            plan, config, found, known[rows.start : rows.stop], own, lost, progress, guess
+        )
+        records |= {rows.start + row: record for row, record in again.records.items()}
+        failures = again.failures
+    return _Again(records, failures)
+
+
+def _reason(refused: Mapping[int, str], molecule: Molecule) -> str | None:
+    return refused.get(molecule.line)
+
+
+def _refused(found: Verification, rows: range) -> dict[int, str]:
+    """Lines that were left out of a part when it was appended, whose plan lacked them."""
+    assert found.metadata is not None
+    arrays = open_arrays(found.path, found.metadata)["failures"]
+    lines, reasons = (read_span(arrays[n], rows.start, rows.stop) for n in ("line", "reason"))
+    said = zip(lines.tolist(), reasons.tolist(), strict=True)
+    return {line: reason for line, reason in said if reason in REFUSALS}
 
 
 def _label_again(
     plan: Plan,
     config: RunConfig,
     found: Verification,
+    known: Int64[np.ndarray, " nmol"],
     wanted: Sequence[Rows],
     lost: Iterable[str],
     progress: Progress,
     guess: OrbitalGuess | None,
 ) -> _Again:
-    known = known_lines(found)
+    """Label again what some rows, of one input and with these lines, have lost."""
     planned = [*plan.lines()]
-    numbers = _numbers(planned, known, wanted)
+    numbers = planned_numbers(planned, known, wanted)
     failures_lost = _has(lost, "failures/")
     if failures_lost:
         suspects = doubtful(found, {line: most for _, line, most in planned})
@@ -267,60 +333,17 @@ def _label_again(
         plan.add_label_failures(f for b, n in by_batch for f in pieces[n][b].failures)
     records = [joined([p.record for p in parts if p.record]) for parts in ordered.values()]
     whole = [record for record in records if record is not None]
-    if config.method == "dft" and plan.has_open_shells():
+    assert found.metadata is not None
+    if {*spin_label_names(config.labels)} & {*found.metadata.optional_labels}:
         whole = [with_spin_columns(record, config.labels) for record in whole]
     failures = tuple(plan.failures()) if failures_lost else ()
-    assert found.metadata is not None
     before = found.metadata.counts.failures
     if failures_lost and len(failures) != before:
         raise StoreError(
             f"{found.path} can't be repaired: it had {before} failures, and now there are "
             f"{len(failures)}; run qmgen generate to another output"
         )
-    return _Again(_by_row(whole, known, found.folder), failures)
-
-
-def _numbers(
-    planned: Sequence[tuple[int, int, int]],
-    known: Int64[np.ndarray, " nmol"],
-    wanted: Sequence[Rows],
-) -> set[int]:
-    """Planned molecules that may be in some rows of the store."""
-    numbers, lines, _ = np.array(planned).T
-    found: set[int] = set()
-    for start, stop in wanted:
-        rows = known[start:stop]
-        found.update(numbers[np.isin(lines, rows[rows >= 0])].tolist())
-        if (rows < 0).any():
-            before, after = _neighbours(known, start, stop)
-            found.update(numbers[(lines > before) & (lines < after)].tolist())
-    return found
-
-
-def _neighbours(known: Int64[np.ndarray, " nmol"], start: int, stop: int) -> tuple[float, float]:
-    """Lines of the nearest molecules before and after some rows that are known."""
-    before, after = known[:start][known[:start] >= 0], known[stop:][known[stop:] >= 0]
-    return (before[-1] if before.size else -np.inf), (after[0] if after.size else np.inf)
-
-
-def _by_row(
-    records: Sequence[MoleculeRecord], known: Int64[np.ndarray, " nmol"], path: Path
-) -> dict[int, MoleculeRecord]:
-    """Rows of the store that molecules belong to."""
-    rows = {int(line): row for row, line in enumerate(known) if line >= 0}
-    result = {rows[r.line]: r for r in records if r.line in rows}
-    unknown = np.flatnonzero(known < 0)
-    for run in np.split(unknown, np.flatnonzero(np.diff(unknown) > 1) + 1) if unknown.size else ():
-        start, stop = int(run[0]), int(run[-1]) + 1
-        before, after = _neighbours(known, start, stop)
-        between = [record for record in records if before < record.line < after]
-        if len(between) != stop - start:
-            raise StoreError(
-                f"{path} can't be repaired: {stop - start} molecules are lost, and {len(between)} "
-                "were made again; run qmgen generate to another output"
-            )
-        result |= dict(zip(range(start, stop), between, strict=True))
-    return result
+    return _Again(by_row(whole, known, found.folder), failures)
 
 
 def _put_in_place(

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +28,9 @@ from qmgen.generate.claim import Claim, claimed
 from qmgen.generate.cluster import connect
 from qmgen.generate.commit import Receipt, SharedParts, leave_mark, receipt_of
 from qmgen.generate.config import RunConfig
+from qmgen.generate.lock import store_lock
 from qmgen.generate.parts import DamagedPartError, save_part, with_completeness
-from qmgen.generate.plan import Plan, PlanCounts
+from qmgen.generate.plan import Batch, Plan
 from qmgen.generate.planning import build_plan
 from qmgen.generate.progress import Progress
 from qmgen.generate.run_folder import (
@@ -39,8 +40,8 @@ from qmgen.generate.run_folder import (
     finished_store,
     folder_of,
     identity_of,
-    locked,
     tidy,
+    tidy_finished,
 )
 from qmgen.generate.run_log import RunLog, publish
 from qmgen.generate.schedule import run_batches
@@ -123,18 +124,19 @@ def generate(
     path = folder_of(place, work)
     finished = finished_store(place, identity)
     if finished is not None:
-        unsuited = tidy(place, path)
+        unsuited = tidy_finished(place, path)
         return RunSummary(place, finished, unsuited, 0, 0, already_complete=True)
     events = RunLog(log)
     folder = enter(path, place, identity, config.cluster.parts)
+    shared = SharedParts(folder.parts, folder.run) if folder.shared else None
     with ExitStack() as stack:
-        stack.enter_context(locked(folder))
+        stack.enter_context(store_lock(path))
         claim = None
         try:
             if isinstance(place, RemotePath):
                 claim = stack.enter_context(claimed(place, identity, folder.run))
-            if folder.shared:
-                leave_mark(SharedParts(folder.parts, folder.run))
+            if shared is not None:
+                leave_mark(shared)
             plan = _plan(source, folder, config, smiles_column, progress)
         except BaseException:
             if folder.created:
@@ -145,8 +147,15 @@ def generate(
             raise
         counts = plan.counts()
         events.event("start", output=str(output), input=str(source), **asdict(counts))
-        resumed = _label(plan, folder, config, counts, progress, guess, events, claim)
-        provenance = _provenance(source, config, science)
+
+        def label() -> int:
+            parts = folder.parts
+            return label_missing(
+                plan, parts, config, progress, guess, events, shared=shared, claim=claim
+            )
+
+        resumed = label()
+        provenance = run_provenance(source, config, science)
         while True:
             progress.stage("writing the store")
             try:
@@ -155,7 +164,7 @@ def generate(
             except DamagedPartError as error:
                 progress.stage(str(error))
                 events.event("damaged", reason=str(error))
-                _label(plan, folder, config, counts, progress, guess, events, claim)
+                label()
         events.event("end", output=str(output), conformers=metadata.counts.conformers)
         if claim is not None:
             claim.withdraw()
@@ -182,29 +191,62 @@ def _plan(
     )
 
 
-def _label(
+def label_missing(
     plan: Plan,
-    folder: RunFolder,
+    parts: Place,
     config: RunConfig,
-    counts: PlanCounts,
     progress: Progress,
     guess: OrbitalGuess | None,
     events: RunLog,
-    claim: Claim | None,
+    *,
+    shared: SharedParts | None = None,
+    claim: Claim | None = None,
+    complete: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> int:
-    """Label what no earlier attempt finished; gives the number of batches that one did."""
+    """Label what no earlier attempt finished; gives the number of batches that one did.
+
+    Parameters
+    ----------
+    plan
+        What there is to do.
+    parts
+        Where finished batches are.
+    config
+        Of the run.
+    progress
+        Told how the labelling goes on.
+    guess
+        Predicts orbitals to start from.
+    events
+        Told of each batch.
+    shared
+        Those parts, if workers put batches there themselves.
+    claim
+        What says that the output is still this run's.
+    complete
+        Gives a batch what the plan does not have of it, just before it is handed out.
+
+    Raises
+    ------
+    ClusterError
+        The cluster was lost.
+    StoreError
+        The disk is full.
+    StoreMismatchError
+        Another run has taken the output.
+    """
+    counts = plan.counts()
     done = Counter[str]()
-    for _, conformers, complete in with_completeness(folder.parts, plan.batch_sizes()):
-        if complete:
+    for _, conformers, finished in with_completeness(parts, plan.batch_sizes()):
+        if finished:
             done.update(batches=1, conformers=conformers)
     missing = counts.batches - done["batches"]
     progress.start_labelling(counts.conformers, done["conformers"], counts.molecules)
     if missing:
-        shared = SharedParts(folder.parts, folder.run) if folder.shared else None
         batches = (
-            plan.batch(number)
-            for number, _, complete in with_completeness(folder.parts, plan.batch_sizes())
-            if not complete
+            complete(plan.batch(number))
+            for number, _, finished in with_completeness(parts, plan.batch_sizes())
+            if not finished
         )
         # SQLite wants the plan closed in the thread that opened it.
         with connect(config.cluster, missing) as cluster, closing(batches):
@@ -214,7 +256,7 @@ def _label(
                 if claim is not None:
                     claim.check()
                 if not isinstance(result, Receipt):
-                    save_part(folder.parts, batch.number, result)
+                    save_part(parts, batch.number, result)
                     result = receipt_of(batch.number, result)
                 committed += batch.num_conformers
                 progress.batch_done(batch.num_conformers)
@@ -257,6 +299,7 @@ def _assemble(
         split_seed=config.split.seed,
         split_fractions=config.split.fractions,
         optional_labels=optional_labels,
+        precision=config.storage.precision,
         notes=config.notes(),
         rejected=plan.rejected_by_reason(),
         into_run=True,
@@ -273,7 +316,8 @@ def _while_ours(items: Iterator[_Item], claim: Claim | None) -> Iterator[_Item]:
         claim.check(ask=True)
 
 
-def _provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:
+def run_provenance(source: Path, config: RunConfig, science: dict[str, Any]) -> Provenance:
+    """Facts about this run, for the store to keep."""
     model = config.labels.dispersion
     return collect_provenance(
         config=science,

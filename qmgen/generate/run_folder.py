@@ -4,13 +4,12 @@ A dataset on this machine is made in its own place, so that is the run's folder 
 below a URL has its run's folder on this machine.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,13 @@ from qmgen.dataset import (
     open_dataset,
     place_of,
 )
+from qmgen.dataset.manifest import LOCK
 from qmgen.dataset.places import remove_tree
 from qmgen.errors import ConfigError, InputError, StoreError, StoreMismatchError
+from qmgen.generate.lock import store_lock
 from qmgen.generate.plan import Plan
 
-_PLAN, _PARTS, _LOCK = "plan.sqlite", "parts", "run.lock"
+PLAN, PARTS = "plan.sqlite", "parts"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class RunFolder:
     @property
     def plan(self) -> Path:
         """File of the plan."""
-        return self.path / _PLAN
+        return self.path / PLAN
 
 
 def folder_of(output: Place, work: Path | None) -> Path:
@@ -159,7 +160,7 @@ def enter(folder: Path, output: Place, identity: Mapping[str, str], parts: str |
         compare(folder, found, identity)
         if before != place:
             raise StoreMismatchError(
-                f"finished batches of this run are in {before or folder / _PARTS}; set "
+                f"finished batches of this run are in {before or folder / PARTS}; set "
                 f"cluster.parts to {before or 'nothing'}, as before, or delete {folder} to start "
                 "again"
             )
@@ -182,7 +183,7 @@ def enter(folder: Path, output: Place, identity: Mapping[str, str], parts: str |
 def _run_folder(
     folder: Path, output: Place, run: str, parts: str | None, *, created: bool
 ) -> RunFolder:
-    place = folder / _PARTS if parts is None else _shared(parts, output, run)
+    place = folder / PARTS if parts is None else _shared(parts, output, run)
     return RunFolder(folder, run, place, parts is not None, created)
 
 
@@ -202,25 +203,6 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{marker} is damaged ({error}); delete {folder} to start again"
         ) from error
     return found
-
-
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Keep other processes from the same run; ends with this process, however it ends.
-
-    Raises
-    ------
-    StoreMismatchError
-        Another process has it.
-    """
-    with open(folder.path / _LOCK, "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreMismatchError(
-                f"another qmgen process is writing {folder.path}; wait for it or stop it first"
-            ) from error
-        yield
 
 
 def discard(folder: RunFolder) -> None:
@@ -243,14 +225,31 @@ def tidy(output: Place, path: Path) -> int:
             (output / RUN_FILE).unlink(missing_ok=True)
         if found.get("output") != output.url:
             return 0
-    unsuited = Plan(path / _PLAN).counts().unsuited if (path / _PLAN).exists() else 0
+    unsuited = Plan(path / PLAN).counts().unsuited if (path / PLAN).exists() else 0
     if found.get("parts") is not None:
         remove_tree(_shared(found["parts"], output, found["run"]))
-    remove_tree(path / _PARTS)
-    for name in (_PLAN, f"{_PLAN}-journal", _LOCK, RUN_FILE):
+    remove_tree(path / PARTS)
+    for name in (PLAN, f"{PLAN}-journal", RUN_FILE):
         (path / name).unlink(missing_ok=True)
     if isinstance(output, RemotePath):
         with suppress(OSError):
+            (path / LOCK).unlink(missing_ok=True)
             # Unless somebody else has put something there.
             path.rmdir()
     return unsuited
+
+
+def tidy_finished(output: Place, path: Path) -> int:
+    """As `tidy`, for whoever finds the store there already.
+
+    Raises
+    ------
+    StoreMismatchError
+        Another process is writing the store.
+    """
+    if isinstance(output, RemotePath):
+        return tidy(output, path)
+    if not any((path / name).exists() for name in (RUN_FILE, LOCK)):
+        return 0
+    with store_lock(path):
+        return tidy(output, path)

@@ -1,7 +1,7 @@
 """Checks stored labels against PySCF itself."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -94,6 +94,7 @@ def validate(
         The store has dispersion labels and PySCF's extension for them is not installed.
     """
     config, labels = stored_config(dataset), stored_labels(dataset)
+    rounding = dataset.metadata.precision
     bounds = default_tolerances(config) if tolerances is None else tolerances
     candidates = dataset.indices(converged_only=True)
     if not len(candidates):
@@ -109,7 +110,7 @@ def validate(
             known.append((row, difference))
         progress(done)
     return ValidationReport(
-        errors=tuple(_summarise(known, bounds)),
+        errors=tuple(_summarise(known, bounds, rounding)),
         conformers=len(rows),
         not_converged=len(rows) - len(known),
     )
@@ -279,8 +280,11 @@ def _dispersion(
 
 
 def _summarise(
-    differences: list[tuple[int, dict[str, float]]], bounds: Tolerances
+    differences: list[tuple[int, dict[str, float]]],
+    bounds: Tolerances,
+    rounding: Mapping[str, float],
 ) -> list[LabelError]:
+    """Errors of each label; one that was rounded is allowed that much more."""
     mha = MILLIHARTREE_PER_HARTREE
     table = [
         ("energy", "mHa", mha, bounds.energy),
@@ -306,7 +310,9 @@ def _summarise(
         ("fock_matrix_beta", "mHa", mha, bounds.orbital_energy),
     ]
     errors = []
-    for name, unit, factor, bound in table:
+    units = {"dipole": DEBYE_PER_ATOMIC_UNIT}
+    for name, unit, factor, exact in table:
+        bound = exact + rounding.get(name, 0.0) * units.get(name, 1.0)
         # Molecules without virtual orbital have no LUMO to compare, and many a store no forces.
         known = [(d[name], row) for row, d in differences if name in d]
         if known:

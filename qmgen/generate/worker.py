@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pyscf import lib
 
 from qmgen.dataset import Failure, MoleculeRecord
+from qmgen.dataset.rounding import rounded
 from qmgen.dft.compilation_cache import use_compilation_cache
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.dft.process_memory import forget_programs, keep_freed_memory
@@ -81,6 +82,17 @@ def _conformers(
     return embed_conformers(Molecule.from_json(molecule_json), config, seed)
 
 
+def _positions(part: Slice, config: RunConfig) -> Float[np.ndarray, "nconf nat 3"]:
+    """Positions of a slice's conformers (Bohr), as they are stored."""
+    if part.positions is not None:
+        return part.positions
+    made = _conformers(part.molecule_json, config.conformers, config.seed)[part.start : part.stop]
+    # Rounded before they are labelled, so that labels belong to what is stored.
+    positions = made * BOHR_PER_ANGSTROM
+    bound = config.storage.precision.get("pos")
+    return positions if bound is None else rounded(positions, bound)
+
+
 def _label_slice(part: Slice, config: RunConfig, guess: OrbitalGuess | None) -> LabelledSlice:
     molecule = Molecule.from_json(part.molecule_json)
 
@@ -95,23 +107,23 @@ def _label_slice(part: Slice, config: RunConfig, guess: OrbitalGuess | None) -> 
         )
 
     try:
-        positions_angstrom = _conformers(part.molecule_json, config.conformers, config.seed)
+        positions = _positions(part, config)
     except ConformerError as error:
         # Told once, by the molecule's first slice.
         failures = (failure("embed", str(error)),) if part.start == 0 else ()
         return LabelledSlice(part.number, None, failures)
-    index = np.arange(len(positions_angstrom), dtype=np.int32)[part.start : part.stop]
+    index = np.arange(part.start, part.start + len(positions), dtype=np.int32)
     if not len(index):
         return LabelledSlice(part.number, None, ())
     try:
         if config.method == "mmff94":
-            record = label_by_mmff94(molecule, index, positions_angstrom[index], config)
+            record = label_by_mmff94(molecule, index, positions, config)
             unsolved: list[tuple[int, str]] = []
         else:
-            positions = positions_angstrom[index] * BOHR_PER_ANGSTROM
             record, unsolved = label_by_dft(molecule, index, positions, config, guess)
     except (UnsupportedMoleculeError, ConformerError) as error:
         failures = (failure("label", str(error)),) if part.start == 0 else ()
         return LabelledSlice(part.number, None, failures)
-    problems = tuple(failure("label", reason, int(index[row])) for row, reason in unsolved)
+    numbers = index if part.conformers is None else part.conformers
+    problems = tuple(failure("label", reason, int(numbers[row])) for row, reason in unsolved)
     return LabelledSlice(part.number, record, problems)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from qmgen.cli import app
 from qmgen.dataset import open_dataset, verify_store, write_store
 from qmgen.dataset.gather import read_span
-from qmgen.dataset.manifest import check_files, found_files, manifest_bytes, read_manifest
+from qmgen.dataset.manifest import check_files, found_files, manifest_bytes, read_listing
 from qmgen.dataset.schema import SCHEMA_VERSION
 from qmgen.errors import QmgenError, StoreError, StoreIncompleteError
 from tests.dataset.conftest import TINY
@@ -45,7 +45,7 @@ def read_around(dataset, name):
     if "/c/" not in name:
         open_dataset(dataset.path)
         return
-    check_files(dataset.path, read_manifest(dataset.path, SCHEMA_VERSION))
+    check_files(dataset.path, read_listing(dataset.path, SCHEMA_VERSION))
     group, array = name.split("/")[:2]
     read_span(dataset._arrays[group][array], 0, dataset._arrays[group][array].shape[0])
 

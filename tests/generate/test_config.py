@@ -110,7 +110,7 @@ def test_no_file_and_an_empty_file_give_the_defaults(tmp_path: Path) -> None:
 
 def test_science_is_all_but_the_cluster() -> None:
     config = load_config(None, {"cluster": {"workers": 3}, "dft": {"functional": "hf"}})
-    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster", "method"}
+    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster", "method", "storage"}
     assert RunConfig.model_validate(config.science()) == load_config(
         None, {"dft": {"functional": "hf"}}
     )
@@ -118,7 +118,7 @@ def test_science_is_all_but_the_cluster() -> None:
 
 def test_a_force_field_has_no_level_of_theory() -> None:
     config = load_config(None, {"": {"method": "mmff94"}, "dft": {"functional": "hf"}})
-    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster", "dft"}
+    assert set(config.science()) == set(RunConfig.model_fields) - {"cluster", "dft", "storage"}
     assert config.science() == load_config(None, {"": {"method": "mmff94"}}).science()
 
 
@@ -148,12 +148,22 @@ def test_equal_configurations_have_equal_hashes(tmp_path: Path) -> None:
         {"labels": {"forces": True}},
         {"labels": {"dispersion": "d4"}},
         {"labels": {"density_matrix": True}},
+        {"storage": {"precision": {"pos": 1e-5}}},
     ],
     ids=str,
 )
 def test_each_scientific_setting_changes_the_hash(change: dict[str, Any]) -> None:
     changed = RunConfig.model_validate(change)
     assert config_hash(changed.science()) != config_hash(RunConfig().science())
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [({"z": 1e-5}, "no label 'z'"), ({"pos": 0}, "greater than 0"), ({"pos": "inf"}, "finite")],
+)
+def test_bounds_that_can_not_be(precision: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, {"storage": {"precision": precision}})
 
 
 @pytest.mark.parametrize(

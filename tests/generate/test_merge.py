@@ -22,6 +22,8 @@ from qmgen.dataset import (
     verify_store,
     write_store,
 )
+from qmgen.dataset.metadata import Level
+from qmgen.dataset.provenance import describe_hardware
 from qmgen.errors import InputError, QmgenError, StoreError, StoreMismatchError
 from qmgen.generate import RunConfig, merge
 from qmgen.generate.spin import spin_label_names, with_spin_columns
@@ -160,6 +162,35 @@ def test_closed_shells_get_the_spin_labels_of_a_part_with_radicals(tmp_path: Pat
     expected = [with_spin_columns(record, labels) for record in (*closed, *other)]
     for one, two in zip(expected, stored_records(tmp_path / "merged"), strict=True):
         same(one, two)
+
+
+def test_labels_at_other_levels_and_bounds_are_kept(tmp_path: Path) -> None:
+    level = Level(
+        name="pbe",
+        labels=("energy",),
+        config={"dft": {"functional": "pbe"}},
+        config_hash="1",
+        created="2024-01-01",
+        versions={},
+        hardware=describe_hardware(),
+        command="qmgen append",
+    )
+
+    def at_level(made: list[MoleculeRecord]) -> list[MoleculeRecord]:
+        more = [{"energy@pbe": record.conformers["energy"] + 1.0} for record in made]
+        return [replace(r, conformers=r.conformers | m) for r, m in zip(made, more, strict=True)]
+
+    options = {"levels": [level], "precision": {"energy": 1e-3}}
+    a = write(tmp_path, "a", at_level(records(4)), **options)
+    b = write(tmp_path, "b", at_level(records(4, start=10)), **options)
+    merge(tmp_path / "merged", [a, b])
+    merged = open_dataset(tmp_path / "merged")
+    assert merged.metadata.levels == (level,)
+    assert merged.metadata.precision == {"energy": 1e-3}
+    parts = [open_dataset(path).column("energy@pbe") for path in (a, b)]
+    np.testing.assert_array_equal(merged.column("energy@pbe"), np.concatenate(parts))
+    with pytest.raises(StoreMismatchError, match=r"levels\.pbe"):
+        merge(tmp_path / "other", [a, write(tmp_path, "c", records(4, start=20))])
 
 
 def test_what_can_not_be_merged(tmp_path: Path) -> None:

@@ -29,13 +29,13 @@ def test_repair_is_exact(finished: Finished, tmp_path: Path) -> None:
         flip(store / name)
     (store / "conformers/mulliken_charges/c/0").unlink()
     assert not verify_store(store).intact
-    done = repair(store, finished.source, finished.config.cluster)
+    done = repair(store, [finished.source], finished.config.cluster)
     assert done.exact
     assert done.molecules == 8
     assert len(done.files) == 5
     assert content(store) == content(finished.path)
     assert not list(tmp_path.glob("store.*"))
-    again = repair(store, None)
+    again = repair(store)
     assert (again.files, again.molecules) == ((), 0)
 
 
@@ -44,21 +44,21 @@ def test_what_is_needed_is_asked_for(finished: Finished, tmp_path: Path) -> None
     flip(store / "conformers/energy/c/0")
     damaged = content(store)
     with pytest.raises(InputError, match=r"8 molecules .* give its input file molecules\.smi"):
-        repair(store, None)
+        repair(store)
     other = write_smiles(tmp_path / "other.smi", {"O": "water"})
     with pytest.raises(StoreMismatchError, match="is not the file that"):
-        repair(store, other)
+        repair(store, [other])
     assert content(store) == damaged
     # Metadata, offsets and the split follow from the rest.
     shutil.copytree(finished.path, store, dirs_exist_ok=True)
     flip(store / "manifest/zarr.json")
     flip(store / "molecules/split/c/0")
     with pytest.raises(StoreError, match="so that nothing tells"):
-        repair(store, None)
+        repair(store)
     shutil.copy(finished.path / "manifest/zarr.json", store / "manifest/zarr.json")
     flip(store / "conformers/gap/zarr.json")
     flip(store / "conformers/atom_offset/c/0")
-    assert repair(store, None).exact
+    assert repair(store).exact
     assert content(store) == content(finished.path)
 
 
@@ -81,7 +81,7 @@ def test_failures_are_made_again(scheduler: str, tmp_path: Path) -> None:
     store = shutil.copytree(whole, tmp_path / "store")
     for name in ("reason", "line", "conformer"):
         flip(store / f"failures/{name}/c/0")
-    assert repair(store, source, config.cluster).exact
+    assert repair(store, [source], config.cluster).exact
     assert content(store) == content(whole)
 
 
@@ -96,7 +96,7 @@ def test_other_labels_are_put_in_whole_and_noted(finished: Finished, tmp_path: P
     provenance, split = good.metadata.provenance, good.metadata.split
     write_store(store, records, [], provenance, split_seed=split.seed)
     flip(store / "conformers/energy/c/0")
-    done = repair(store, finished.source, finished.config.cluster)
+    done = repair(store, [finished.source], finished.config.cluster)
     assert not done.exact
     assert verify_store(store).intact
     repaired = open_dataset(store)

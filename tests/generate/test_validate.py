@@ -57,7 +57,13 @@ def record() -> MoleculeRecord:
     return replace(made, conformers=conformers)
 
 
-def store(record: MoleculeRecord, folder: Path, labels: LabelConfig, **changes: float) -> Dataset:
+def store(
+    record: MoleculeRecord,
+    folder: Path,
+    labels: LabelConfig,
+    precision: dict[str, float] | None = None,
+    **changes: float,
+) -> Dataset:
     """Write a store with the first value of some labels shifted."""
     config = PLAIN.model_copy(update={"labels": labels})
     conformers = {name: values.copy() for name, values in record.conformers.items()}
@@ -72,6 +78,7 @@ def store(record: MoleculeRecord, folder: Path, labels: LabelConfig, **changes: 
         collect_provenance(config=config.science(), seed=0, source=source, command="test"),
         split_seed=0,
         optional_labels=ASKED.optional_labels,
+        precision=precision or {},
         notes=config.notes(),
     )
     return open_dataset(folder / "store")
@@ -89,6 +96,12 @@ def test_good_labels_pass(record: MoleculeRecord, tmp_path: Path) -> None:
     assert failed(dataset) == set()
     (note,) = dataset.metadata.notes
     assert "grid level 0" in note
+
+
+def test_rounded_labels_are_allowed_their_bound(record: MoleculeRecord, tmp_path: Path) -> None:
+    dataset = store(record, tmp_path, ASKED, precision={"dipole": 0.5, "dispersion_energy": 1e-4})
+    assert (dataset.column("dipole") % 0.5 == 0).all()
+    assert failed(dataset) == set()
 
 
 # Several times each tolerance.
