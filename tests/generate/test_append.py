@@ -256,5 +256,3 @@ def test_what_is_below_a_url_is_not_appended_to(
         append_molecules(memory, inputs[1])
     with pytest.raises(StoreError, match="can't be changed in place"):
         append_labels(memory, ["energy"], trial(scheduler))
-    with pytest.raises(StoreError, match="can't be changed in place"):
-        repair(memory)

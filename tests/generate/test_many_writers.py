@@ -211,7 +211,7 @@ def test_a_work_folder_is_for_urls(source: Path, config: RunConfig, tmp_path: Pa
 
 def test_what_changes_a_dataset_in_place_refuses_a_url() -> None:
     with pytest.raises(StoreError, match="copy it to a folder"):
-        repair("memory://bucket/store", None)
+        repair("memory://bucket/store")
 
 
 def test_batches_are_looked_for_where_they_were_put(
