@@ -129,12 +129,15 @@ def _quiet_client() -> Iterator[None]:
         kind = record.exc_info[0] if record.exc_info else None
         return kind is None or not issubclass(kind, CancelledError)
 
-    logger = logging.getLogger("distributed.utils")
-    logger.addFilter(is_told)
+    # Which of them says it depends on where the client is when it gives up.
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("client", "utils")]
+    for logger in loggers:
+        logger.addFilter(is_told)
     try:
         yield
     finally:
-        logger.removeFilter(is_told)
+        for logger in loggers:
+            logger.removeFilter(is_told)
 
 
 class _QuietWorker(WorkerPlugin):

@@ -85,8 +85,13 @@ def run_batches(
 
     fill()
     for future in queue:
-        batch, position = running.pop(future.key)
+        task = running.pop(future.key)
+        batch, position = task.batch, task.position
         result = _outcome(future, batch, committed=parts is not None and position is None)
+        if isinstance(result, WrongResultError) and task.attempt < _RETRIES:
+            # What Dask does after an exception; to it this one was a success.
+            submit(task._replace(attempt=task.attempt + 1))
+            continue
         if isinstance(result, Exception):
             _check_workers(cluster, result)
             if position is not None or (
@@ -116,6 +121,7 @@ class _Task(NamedTuple):
 
     batch: Batch
     position: int | None = None
+    attempt: int = 0
 
 
 class _Split(NamedTuple):
