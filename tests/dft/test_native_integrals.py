@@ -56,7 +56,11 @@ def test_bases_that_pay(basis: str, pays: bool) -> None:
 @pytest.mark.parametrize(
     ("precision", "lanes", "tolerance"),
     # Integrals' errors of 1e-8 Ha, of both signs, times electron pairs; rounding.
-    [("mixed", MANY, 1e-6), ("float64", MANY, 1e-9), ("mixed", FEW, 1e-9)],
+    [
+        ("mixed", MANY, 1e-6),
+        pytest.param("float64", MANY, 1e-9, marks=pytest.mark.slow),
+        ("mixed", FEW, 1e-9),
+    ],
 )
 def test_labels_are_those_with_libcint(precision: str, lanes: Lanes, tolerance: float) -> None:
     positions = waters(lanes.least)

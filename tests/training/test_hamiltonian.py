@@ -224,6 +224,7 @@ def test_the_prediction_is_an_upper_bound_and_a_guess(trained) -> None:
         assert labels.iterations[0] <= plain.iterations[0]
 
 
+@pytest.mark.slow
 def test_a_guess_is_for_its_basis_and_elements(trained) -> None:
     with pytest.raises(ConfigError, match="another basis"):
         network_guess(trained.checkpoint, DFTConfig(basis="6-31g"))

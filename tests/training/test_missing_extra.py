@@ -28,7 +28,7 @@ def _run(code):
     return done.stdout
 
 
-@pytest.mark.parametrize("blocked", ["torch", "schnetpack"])
+@pytest.mark.parametrize("blocked", ["torch", pytest.param("schnetpack", marks=pytest.mark.slow)])
 def test_message_without_the_extra(blocked):
     if blocked != "torch":
         pytest.importorskip("torch")
