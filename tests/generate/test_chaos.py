@@ -165,7 +165,7 @@ def test_chaos(
                 assert "Traceback" not in done.stderr
             else:
                 process = qmgen.start(*line, log=tmp_path / "log")
-                befall(process, dask, chance, happened)
+                befall(process, dask, chance, happened, tmp_path / "log.jsonl")
                 status = process.wait(240)
                 told = (tmp_path / "log").read_text()
                 assert "Traceback" not in told or status == -signal.SIGKILL, told
@@ -185,11 +185,19 @@ def test_chaos(
 
 
 def befall(
-    process: "subprocess.Popen[bytes]", dask: Cluster, chance: random.Random, happened: list[str]
+    process: "subprocess.Popen[bytes]",
+    dask: Cluster,
+    chance: random.Random,
+    happened: list[str],
+    events: Path,
 ) -> None:
     """Let accidents happen while the command runs; returns once it is doomed, or ends by itself."""
     while process.poll() is None:
-        time.sleep(chance.uniform(0.2, 2.0))
+        # By batches rather than by the clock, so that a busy machine gets somewhere, too.
+        wanted = lines(events) + chance.randint(0, 25)
+        deadline = time.monotonic() + chance.uniform(10, 40)
+        while process.poll() is None and lines(events) < wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
         workers = dask.workers()
         accident = chance.choices(list(_ACCIDENTS), [*_ACCIDENTS.values()])[0]
         if process.poll() is not None or accident == "peace":
@@ -212,3 +220,7 @@ def befall(
         happened.append(accident)
         if accident in ("command killed", "scheduler killed"):
             return
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
