@@ -5,19 +5,27 @@ import os
 import signal
 from asyncio import CancelledError
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
+from distributed.core import RPCClosed
 
-from qmgen.errors import ConfigError
+from qmgen.errors import ClusterError, ConfigError, QmgenError
 from qmgen.generate.config import ClusterConfig
 from qmgen.generate.slurm import jobs_kept, slurm_cluster
 
 # Workers that may die with one batch in hand before the batch is blamed.
 _ALLOWED_DEATHS = 4
+
+
+# What anything that is asked of a client may raise once its scheduler is gone.
+LOST = (CommClosedError, RPCClosed, ClosedClientError, CancelledError, futures.CancelledError)
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,23 @@ def connect(config: ClusterConfig, batches: int) -> Iterator[Cluster]:
     ------
     ConfigError
         The scheduler can't be reached, or the configuration names two clusters.
+    ClusterError
+        The scheduler is gone while the context lasts.
     MissingExtraError
         Slurm is asked for and dask-jobqueue is not installed.
     """
     if config.scheduler and config.slurm:
         raise ConfigError("cluster: give either scheduler or slurm, not both")
     with _quiet_client(), _started(config, batches) as cluster:
-        yield cluster
+        try:
+            yield cluster
+        except (*LOST, OSError) as error:
+            # Where a scheduler doesn't answer, Dask raises an OSError without a number.
+            if not isinstance(error, LOST) and (error.errno or isinstance(error, QmgenError)):
+                raise
+            raise ClusterError(
+                "lost the Dask scheduler; finished batches are kept, run the same command again"
+            ) from error
 
 
 @contextmanager

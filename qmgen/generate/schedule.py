@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import Future, as_completed
-from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from qmgen.dataset import Failure
 from qmgen.dft.orbital_guess import OrbitalGuess
 from qmgen.errors import ClusterError, StoreError
-from qmgen.generate.cluster import Cluster
+from qmgen.generate.cluster import LOST, Cluster
 from qmgen.generate.commit import (
     Receipt,
     SharedParts,
@@ -165,14 +163,13 @@ def _result(future: Future) -> Any:
     Raises
     ------
     ClusterError
-        The fault is the cluster's: the scheduler is gone, or the workers lack something.
+        The fault is the cluster's: the workers lack something.
     """
     try:
         return future.result()
-    except (CancelledError, CommClosedError) as error:
-        raise ClusterError(
-            "lost the Dask scheduler; finished batches are kept, run the same command again"
-        ) from error
+    except LOST:
+        # `qmgen.generate.cluster.connect` says so, from wherever it comes.
+        raise
     except StoreError as error:
         raise ClusterError(f"a worker can't commit what it has done: {error}") from error
     except (ImportError, OSError) as error:
