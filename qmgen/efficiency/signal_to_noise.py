@@ -1,0 +1,15 @@
+"""How far a quantised array is from the original."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def relative_rms_error(x: Float[Array, "..."], approximation: Float[Array, "..."]) -> Float[Array, ""]:
+    """RMS of the difference over the RMS of x."""
+    noise = jnp.sum((x - approximation) ** 2)
+    return jnp.sqrt(noise / jnp.sum(x**2))
+
+
+def signal_to_noise_db(x: Float[Array, "..."], approximation: Float[Array, "..."]) -> Float[Array, ""]:
+    """Ratio of the power of x to that of the difference in decibel (SQNR)."""
+    return -20 * jnp.log10(relative_rms_error(x, approximation))

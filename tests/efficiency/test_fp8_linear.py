@@ -1,0 +1,159 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from qmgen.efficiency import formats
+from qmgen.efficiency.element import E4M3FN, E5M2
+from qmgen.efficiency.fp8_linear import (
+    FP8_AMAX,
+    CastLinear,
+    QuantisedLinear,
+    amax_format,
+    cast_linears,
+    constant_scale_format,
+    fp8_constant_scale,
+    quantise_linears,
+)
+from qmgen.efficiency.quantise import block_scales, dequantise, fake_quantise, quantise
+from qmgen.efficiency.quantised_matmul import MatmulFormats, quantised_matmul
+from qmgen.efficiency.signal_to_noise import signal_to_noise_db
+from qmgen.errors import InputError
+
+
+def normal(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def test_bias_is_that_of_the_paper() -> None:
+    for element in (E4M3FN, E5M2):
+        for seed, exponent in enumerate(range(-60, 60, 7)):
+            x = normal((64,), seed) * 2.0**exponent
+            scale, _ = block_scales(x, amax_format(element))
+            largest = float(np.abs(np.asarray(x, np.float64)).max())
+            assert float(scale[0]) == 2.0 ** -np.floor(np.log2(element.max / largest))
+
+
+def test_product_of_scaled_casts() -> None:
+    x, weights = normal((32, 64)) * 2.0**-9, normal((64, 16), 1) * 2.0**5
+    got = quantised_matmul(x, weights, FP8_AMAX)
+
+    def cast(v: jax.Array) -> tuple[np.ndarray, float]:
+        v = np.asarray(v)
+        bias = np.floor(np.log2(448 / np.abs(v).max()))
+        return (v * 2.0**bias).astype(ml_dtypes.float8_e4m3fn).astype(np.float64), bias
+
+    (a, bias_a), (b, bias_b) = cast(x), cast(weights)
+    np.testing.assert_allclose(got, a @ b * 2.0 ** -(bias_a + bias_b), rtol=1e-5, atol=1e-9)
+
+
+# Activations times 2^k: SQNR in dB of the product, by how they are cast.
+@pytest.mark.parametrize("exponent", [-24, -16, -8, 0, 8, 16])
+def test_amax_holds_at_every_scale(exponent: int) -> None:
+    x, weights = normal((256, 512)) * 2.0**exponent, normal((512, 256), 1)
+    exact = x @ weights
+    amax = signal_to_noise_db(exact, quantised_matmul(x, weights, FP8_AMAX))
+    assert float(amax) == pytest.approx(28.6, abs=0.3)
+    bare = {-8: 22.3, 8: 7.6, -16: 0.0}
+    if exponent in bare:
+        product = quantised_matmul(x, weights, fp8_constant_scale(0, 0))
+        assert float(signal_to_noise_db(exact, product)) == pytest.approx(bare[exponent], abs=0.3)
+
+
+def test_backward_products_have_rounded_operands() -> None:
+    x, weights, gradient = normal((2, 8, 24)), normal((24, 10), 1), normal((2, 8, 10), 2) * 1e-6
+    _, pullback = jax.vjp(lambda x, w: quantised_matmul(x, w, FP8_AMAX), x, weights)
+    x_gradient, weight_gradient = pullback(gradient)
+    forward, backward = FP8_AMAX.activations, FP8_AMAX.gradients
+    assert forward is not None
+    assert backward is not None
+    rounded_x, rounded_weights = fake_quantise(x, forward), fake_quantise(weights, forward)
+    rounded_gradient = fake_quantise(gradient, backward)
+    np.testing.assert_allclose(
+        x_gradient, rounded_gradient @ rounded_weights.T, rtol=1e-5, atol=1e-11
+    )
+    expected = jnp.einsum("abi,abo->io", rounded_x, rounded_gradient)
+    np.testing.assert_allclose(weight_gradient, expected, rtol=1e-5, atol=1e-11)
+
+
+def test_blocks_follow_the_axis_that_is_summed() -> None:
+    mx = MatmulFormats(formats.MXFP4, formats.MXFP4, formats.MXFP4)
+    x, weights, gradient = normal((64, 96)), normal((96, 32), 1), normal((64, 32), 2)
+    product, pullback = jax.vjp(lambda x, w: quantised_matmul(x, w, mx), x, weights)
+    x_gradient, weight_gradient = pullback(gradient)
+
+    def rounded(v: jax.Array, axis: int) -> jax.Array:
+        return fake_quantise(v, formats.MXFP4.along(axis))
+
+    for got, a, b in (
+        (product, rounded(x, 1), rounded(weights, 0)),
+        (x_gradient, rounded(gradient, 1), rounded(weights, 1).T),
+        (weight_gradient, rounded(x, 0).T, rounded(gradient, 0)),
+    ):
+        np.testing.assert_allclose(got, a @ b, rtol=1e-5, atol=1e-4)
+
+
+def test_without_formats_it_is_a_product() -> None:
+    x, weights = normal((8, 24)), normal((24, 10), 1)
+    np.testing.assert_allclose(
+        quantised_matmul(x, weights, MatmulFormats()), x @ weights, rtol=1e-5, atol=1e-5
+    )
+    assert quantised_matmul(x.astype(jnp.bfloat16), weights, FP8_AMAX).dtype == jnp.bfloat16
+
+
+def test_stochastic_gradients_are_unbiased() -> None:
+    stochastic = MatmulFormats(gradients=formats.FP4_UE5M3.with_rounding("stochastic"))
+    x, weights = normal((16, 32)), normal((32, 16), 1)
+
+    def gradient(key: jax.Array) -> jax.Array:
+        def loss(x: jax.Array) -> jax.Array:
+            return jnp.sum(quantised_matmul(x, weights, stochastic, key) ** 2)
+
+        return jax.grad(loss)(x)
+
+    draws = jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(0), 400))
+    exact = jax.grad(lambda x: jnp.sum((x @ weights) ** 2))(x)
+    one, mean = signal_to_noise_db(exact, draws[0]), signal_to_noise_db(exact, draws.mean(0))
+    # 400 draws are worth 26 dB where the error has no systematic part.
+    assert float(mean) > float(one) + 20
+    with pytest.raises(InputError, match="key"):
+        jax.grad(lambda x: quantised_matmul(x, weights, stochastic).sum())(x)
+
+
+def test_layers_of_a_model_are_replaced_and_cast() -> None:
+    model = eqx.nn.MLP(16, 4, 64, 2, key=jax.random.key(0))
+    x = normal((128, 16))
+    exact = jax.vmap(model)(x)
+    trained = quantise_linears(model, FP8_AMAX)
+    assert all(isinstance(layer, QuantisedLinear) for layer in trained.layers)
+    layer = trained.layers[0]
+    np.testing.assert_allclose(
+        layer(x), jax.vmap(model.layers[0])(x), atol=0.2
+    )
+    gradients = eqx.filter_jit(eqx.filter_grad(lambda m: jnp.sum(jax.vmap(m)(x) ** 2)))(trained)
+    assert all(jnp.any(g != 0) for g in jax.tree.leaves(gradients))
+    activations = amax_format(E4M3FN)
+    for source in (model, trained):
+        cast = cast_linears(source, activations, activations)
+        assert all(isinstance(layer, CastLinear) for layer in cast.layers)
+        assert cast.layers[0].weight.codes.dtype == jnp.uint8
+        y = eqx.filter_jit(jax.vmap(cast))(x)
+        # The same as while training, as the weights are rounded in the same way.
+        np.testing.assert_allclose(y, jax.vmap(trained)(x), rtol=1e-4, atol=1e-5)
+        assert float(signal_to_noise_db(exact, y)) > 20
+    weights_only = cast_linears(model, formats.INT8_ABSMAX)
+    assert float(signal_to_noise_db(exact, jax.vmap(weights_only)(x))) > 30
+    with pytest.raises(InputError, match="key"):
+        cast_linears(model, formats.MXFP4.with_rounding("stochastic"))
+
+
+def test_constant_scale_multiplies_by_a_power_of_two() -> None:
+    x = normal((8, 8)) * 2.0**-12
+    format = constant_scale_format(E4M3FN, 12)
+    expected = np.asarray(x * 2.0**12).astype(ml_dtypes.float8_e4m3fn)
+    np.testing.assert_array_equal(quantise(x, format).codes, expected.view(np.uint8))
+    np.testing.assert_array_equal(
+        dequantise(quantise(x, format)), expected.astype(np.float32) * np.float32(2.0**-12)
+    )
