@@ -149,6 +149,19 @@ def dequantise(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _fake_quantise(x: Array, format: Format, key: Array | None) -> Array:
+    dtype = jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    return dequantise(quantise(x, format, key), dtype).astype(x.dtype)
+
+
+@_fake_quantise.defjvp
+def _straight_through(
+    format: Format, primals: tuple[Array, Array | None], tangents: tuple[Array, object]
+) -> tuple[Array, Array]:
+    return _fake_quantise(primals[0], format, primals[1]), tangents[0]
+
+
+@partial(jax.jit, static_argnames="format")
 def fake_quantise(
     x: Float[Array, "..."],
     format: Format,
@@ -163,15 +176,7 @@ def fake_quantise(
     InputError
         Stochastic rounding without key, or an axis that the array lacks.
     """
-    dtype = jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-    return dequantise(quantise(x, format, key), dtype).astype(x.dtype)
-
-
-@fake_quantise.defjvp
-def _straight_through(
-    format: Format, primals: tuple[Array, Array | None], tangents: tuple[Array, Array | None]
-) -> tuple[Array, Array]:
-    return fake_quantise(primals[0], format, primals[1]), tangents[0]
+    return _fake_quantise(x, format, key)
 
 
 def bits_per_element(format: Format, shape: tuple[int, ...]) -> float:

@@ -43,25 +43,7 @@ def _keys(key: Array | None) -> tuple[Array | None, Array | None, Array | None]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def quantised_matmul(
-    x: Float[Array, "*batch inputs"],
-    weights: Float[Array, "inputs outputs"],
-    formats: MatmulFormats,
-    key: Key[Array, ""] | UInt[Array, "2"] | None = None,
-) -> Float[Array, "*batch outputs"]:
-    """x @ weights of rounded operands, in x's dtype (Noune et al., 2206.02915; Perez et al., 2309.17224).
-
-    The gradients are products of rounded operands, too: that of x of gradients and weights, that of
-    the weights of x and gradients. Rounding itself passes gradients straight through.
-
-    key
-        Where a format rounds stochastically.
-
-    Raises
-    ------
-    InputError
-        Stochastic rounding without key.
-    """
+def _matmul(x: Array, weights: Array, formats: MatmulFormats, key: Array | None) -> Array:
     key_x, key_weights, _ = _keys(key)
     return _product(
         _rounded(x, formats.activations, -1, key_x),
@@ -73,7 +55,7 @@ def quantised_matmul(
 def _forward(
     x: Array, weights: Array, formats: MatmulFormats, key: Array | None
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    return quantised_matmul(x, weights, formats, key), (x, weights, key)
+    return _matmul(x, weights, formats, key), (x, weights, key)
 
 
 def _backward(
@@ -96,4 +78,28 @@ def _backward(
     return x_gradient, weight_gradient, None
 
 
-quantised_matmul.defvjp(_forward, _backward)
+_matmul.defvjp(_forward, _backward)
+
+
+@partial(jax.jit, static_argnames="formats")
+def quantised_matmul(
+    x: Float[Array, "*batch inputs"],
+    weights: Float[Array, "inputs outputs"],
+    formats: MatmulFormats,
+    key: Key[Array, ""] | UInt[Array, "2"] | None = None,
+) -> Float[Array, "*batch outputs"]:
+    """x @ weights of rounded operands, in x's dtype.
+
+    As in Noune et al., 2206.02915, and Perez et al., 2309.17224, gradients are products of rounded
+    operands, too: that of x of gradients and weights, that of the weights of x and gradients.
+    Rounding itself passes gradients straight through.
+
+    key
+        Where a format rounds stochastically.
+
+    Raises
+    ------
+    InputError
+        Stochastic rounding without key.
+    """
+    return _matmul(x, weights, formats, key)
