@@ -37,6 +37,18 @@ def code_dtype(bits: int) -> jnp.dtype:
     return jnp.dtype(jnp.uint8 if bits <= 8 else jnp.uint16 if bits <= 16 else jnp.uint32)
 
 
+def absmax(x: Float[Array, "..."], axes: tuple[int, ...] | None = None) -> Float[Array, "..."]:
+    """Largest magnitude over some axes (all by default), 0 of none, and NaN if there is any.
+
+    Taken of the bits, since XLA's own maximum of floats loses NaN on the CPU (jaxlib 0.10).
+    """
+    x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    unsigned, width, _, _ = _CARRIERS[x.dtype]
+    magnitudes = lax.bitcast_convert_type(x, unsigned) & ((1 << (width - 1)) - 1)
+    largest = jnp.max(magnitudes, axes, initial=0)
+    return lax.bitcast_convert_type(largest.astype(unsigned), x.dtype)
+
+
 def _as_unsigned(value: Array, carrier: _Carrier, most: int) -> Array:
     """Turn numbers of bits to shift by into the carrier's integers, within what a shift may be."""
     return jnp.clip(value, 0, most).astype(carrier.unsigned)

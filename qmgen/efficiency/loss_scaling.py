@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from qmgen.efficiency.float_bits import absmax
 from qmgen.errors import InputError
 
 
@@ -179,9 +180,8 @@ def value_and_scaled_grad(
 
     value, gradients = jax.value_and_grad(scaled)(parameters)
     gradients = jax.tree.map(lambda g: (g / state.scale).astype(g.dtype), gradients)
-    largest = jnp.float32(0.0)
-    for leaf in jax.tree.leaves(gradients):
-        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float32))
+    leaves = [absmax(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(gradients)]
+    largest = absmax(jnp.stack(leaves))
     return ScaledStep(
         value / state.scale,
         gradients,

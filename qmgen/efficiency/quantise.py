@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key, UInt
 
 from qmgen.efficiency.casting import decode, encode, round_to
+from qmgen.efficiency.float_bits import absmax
 from qmgen.efficiency.formats import FixedScale, Format, ScaleFormat
 from qmgen.efficiency.granularity import (
     into_blocks,
@@ -69,7 +70,7 @@ def block_scales(
     wanted = jnp.where(statistic > 0, jnp.maximum(statistic / target, _SMALLEST), statistic)
     if not format.tensor_scale:
         return _rounded_scale(wanted, scale), None
-    tensor_scale = jnp.max(wanted, initial=0.0) / scale.element.max
+    tensor_scale = absmax(wanted) / scale.element.max
     # Rounded as it is stored, whatever the dtype of x.
     tensor_scale = tensor_scale.astype(jnp.float32).astype(x.dtype)
     tensor_scale = jnp.where(tensor_scale < _SMALLEST, 1.0, tensor_scale)
@@ -80,7 +81,7 @@ def _statistic(x: Array, format: Format, scale: ScaleFormat) -> Array:
     blocked = into_blocks(x, format.granularity)
     within = tuple(range(1, 2 * x.ndim, 2))
     if scale.statistic == "absmax":
-        return jnp.max(jnp.abs(blocked), within, initial=0.0)
+        return absmax(blocked, within)
     mean_square = jnp.sum(blocked**2, within) / numbers_in_blocks(x.shape, format.granularity)
     return jnp.sqrt(mean_square).astype(x.dtype)
 

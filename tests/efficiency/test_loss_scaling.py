@@ -83,6 +83,16 @@ def test_a_loss_scale_rescues_gradients_that_underflow() -> None:
             assert (float(difference) == 1) == (exponent == 0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nothing_but_nan_is_seen(value: float) -> None:
+    rule = BackoffLossScale()
+    done = jax.jit(
+        lambda w: value_and_scaled_grad(lambda w: jnp.sum(w * value), rule, rule.init(), w)
+    )(np.ones((64, 64), np.float32))
+    assert not done.finite
+    assert done.state.scale == rule.initial / 2
+
+
 def test_overflown_steps_are_left_out_under_jit() -> None:
     rule = BackoffLossScale(initial=2.0**20, patience=4)
     format = Format(E5M2, saturate=False)
