@@ -55,9 +55,7 @@ def train(
     record: Callable[[int, eqx.Module, jax.Array, jax.Array], None] | None = None,
 ) -> Outcome:
     """Train with Adam; `record` is called every so many steps with step, model, inputs, classes."""
-    model = quantise_linears(
-        eqx.nn.MLP(INPUTS, CLASSES, width, 3, key=jax.random.key(0)), formats
-    )
+    model = quantise_linears(eqx.nn.MLP(INPUTS, CLASSES, width, 3, key=jax.random.key(0)), formats)
     parameters, static = eqx.partition(model, eqx.is_array)
     optimiser = optax.adam(2e-3)
     x, y = examples(16_384, 1)

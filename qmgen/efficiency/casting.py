@@ -40,7 +40,7 @@ def encode(
 
 @partial(jax.jit, static_argnames=("element", "dtype"))
 def decode(
-    codes: Integer[Array, "*shape"], element: Element, dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    codes: Integer[Array, "*shape"], element: Element, dtype: np.dtype | type = np.float32
 ) -> Float[Array, "*shape"]:
     """Values of codes as float32 (the default) or float64."""
     if isinstance(element, FloatElement):
@@ -58,7 +58,7 @@ def round_to(
     key: Key[Array, ""] | UInt[Array, "2"] | None = None,
 ) -> Float[Array, "*shape"]:
     """The values of `encode`: float64 of float64 and float32 of all else."""
-    dtype = jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
     return decode(encode(x, element, rounding, saturate, key), element, dtype)
 
 

@@ -32,7 +32,7 @@ class FloatElement:
     signed
         Without a sign, negative numbers become NaN, or 0 where there is no NaN.
     has_zero
-        Without zero there are no subnormal numbers either: f = 0 is a binade like all others (E8M0).
+        Without zero there are no subnormal numbers either: f = 0 is a binade like others (E8M0).
 
     Raises
     ------
@@ -56,7 +56,7 @@ class FloatElement:
         if self.specials == "fnuz" and not self.signed:
             raise InputError("'fnuz' keeps NaN where -0 would be, so the format needs a sign")
         if self.specials == "ieee" and (self.exponent_bits < 2 or self.fraction_bits < 1):
-            raise InputError("'ieee' needs 2 exponent bits and 1 fraction bit; use 'fn' or 'finite'")
+            raise InputError("'ieee' needs 2 exponent and 1 fraction bit; use 'fn' or 'finite'")
         if self.max_code < 1:
             raise InputError("this format has no number besides NaN; use 'finite'")
         lowest = self.min_exponent - self.fraction_bits

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Key, UInt
 
@@ -179,18 +180,18 @@ def _with_sign_and_nan(
         is_nan |= negative & ~is_zero
         return jnp.where(is_nan, 0 if nan is None else nan, code)
     sign = negative.astype(code.dtype) << (element.bits - 1)
-    if element.specials == "fnuz":
-        return jnp.where(is_nan, nan, jnp.where(code == 0, 0, code | sign))
     if nan is None:
         return jnp.where(is_nan, sign ^ (1 << (element.bits - 1)), code | sign)
+    if element.specials == "fnuz":
+        return jnp.where(is_nan, nan, jnp.where(code == 0, 0, code | sign))
     return jnp.where(is_nan, nan, code) | sign
 
 
 def decode_float(
-    codes: UInt[Array, "*shape"], element: FloatElement, dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    codes: UInt[Array, "*shape"], element: FloatElement, dtype: np.dtype | type = np.float32
 ) -> Float[Array, "*shape"]:
     """Values of codes, exact in float32 (the default) and float64."""
-    carrier = _CARRIERS[jnp.dtype(dtype)]
+    carrier = _CARRIERS[np.dtype(dtype)]
     unsigned, width, fraction_bits, bias = carrier
     codes = codes.astype(unsigned)
     m = element.fraction_bits
@@ -221,9 +222,9 @@ def decode_float(
     elif element.specials == "fn":
         is_nan = magnitude > element.max_code
     elif element.specials == "fnuz":
-        is_nan = codes == element.nan_code
+        is_nan = jnp.equal(codes, 1 << (element.bits - 1))
     else:
-        is_nan = jnp.zeros(codes.shape, bool)
+        is_nan = jnp.zeros_like(codes, bool)
     bits = jnp.where(is_nan, infinite | (1 << (fraction_bits - 1)), bits)
     if element.signed:
         bits |= (codes >> (element.bits - 1)) << (width - 1)

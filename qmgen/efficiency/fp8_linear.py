@@ -85,9 +85,7 @@ class CastLinear(eqx.Module):
 
 def quantise_linears(model: PyTree, formats: MatmulFormats) -> PyTree:
     """Replace each `equinox.nn.Linear` of a model by a `QuantisedLinear` of the same weights."""
-    return _replace_linears(
-        model, lambda layer: QuantisedLinear(layer.weight, layer.bias, formats)
-    )
+    return _replace_linears(model, lambda layer: QuantisedLinear(layer.weight, layer.bias, formats))
 
 
 def cast_linears(model: PyTree, weights: Format, activations: Format | None = None) -> PyTree:
@@ -110,7 +108,8 @@ def cast_linears(model: PyTree, weights: Format, activations: Format | None = No
 def _replace_linears(model: PyTree, replacement: Callable[[Any], eqx.Module]) -> PyTree:
     def is_linear(node: object) -> bool:
         return isinstance(node, QuantisedLinear) or (
-            isinstance(node, eqx.nn.Linear) and "scalar" not in (node.in_features, node.out_features)
+            isinstance(node, eqx.nn.Linear)
+            and "scalar" not in (node.in_features, node.out_features)
         )
 
     return jax.tree.map(

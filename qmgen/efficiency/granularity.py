@@ -74,7 +74,7 @@ def tiles(rows: int, columns: int) -> Granularity:
 
 
 def into_blocks(x: Float[Array, "*shape"], granularity: Granularity) -> Float[Array, "..."]:
-    """Split every axis in two, blocks and numbers within one; short blocks are filled with zeros."""
+    """Split every axis in two, blocks and numbers within one; zeros fill short blocks."""
     block = granularity.block_shape(x.shape)
     blocks = granularity.scale_shape(x.shape)
     fill = [(0, n * b - size) for n, b, size in zip(blocks, block, x.shape, strict=True)]

@@ -1,8 +1,8 @@
 """Scales of the loss that keep gradients inside a narrow format's range.
 
-Noune et al., 2206.02915, section on automatic loss scaling, compare a constant, Backoff (Micikevicius
-et al., 1710.03740) and LogMax (Kuchaiev et al., 1805.10387). A rule is a value with `init` and
-`update`; its state goes through jit and scan.
+Noune et al., 2206.02915, compare a constant, Backoff (Micikevicius et al., 1710.03740) and LogMax
+(Kuchaiev et al., 1805.10387). A rule is a value with `init` and `update`; its state goes through
+jit and scan.
 """
 
 from collections.abc import Callable

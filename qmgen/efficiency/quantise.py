@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Integer, Key, UInt
 
 from qmgen.efficiency.casting import decode, encode, round_to
@@ -103,7 +104,7 @@ def quantise(
     Parameters
     ----------
     x
-        Any shape that has the axes of the format's blocks. float64 stays, all else is float32 inside.
+        Any shape that has the axes of the format's blocks. Inside it is float64 or float32.
     key
         For stochastic rounding.
     scales
@@ -132,9 +133,7 @@ def quantise(
 
 
 @partial(jax.jit, static_argnames="dtype")
-def dequantise(
-    quantised: Quantised, dtype: jnp.dtype = jnp.dtype(jnp.float32)
-) -> Float[Array, "..."]:
+def dequantise(quantised: Quantised, dtype: np.dtype | type = np.float32) -> Float[Array, "..."]:
     """The array that codes and scales stand for, in the codes' shape.
 
     dtype
@@ -151,7 +150,7 @@ def dequantise(
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _fake_quantise(x: Array, format: Format, key: Array | None) -> Array:
-    dtype = jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
     return dequantise(quantise(x, format, key), dtype).astype(x.dtype)
 
 

@@ -88,7 +88,7 @@ def quantised_matmul(
     formats: MatmulFormats,
     key: Key[Array, ""] | UInt[Array, "2"] | None = None,
 ) -> Float[Array, "*batch outputs"]:
-    """x @ weights of rounded operands, in x's dtype.
+    """Multiply x @ weights of rounded operands, in x's dtype.
 
     As in Noune et al., 2206.02915, and Perez et al., 2309.17224, gradients are products of rounded
     operands, too: that of x of gradients and weights, that of the weights of x and gradients.

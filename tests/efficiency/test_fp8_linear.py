@@ -14,7 +14,6 @@ from qmgen.efficiency.fp8_linear import (
     amax_format,
     cast_linears,
     constant_scale_format,
-    fp8_constant_scale,
     quantise_linears,
 )
 from qmgen.efficiency.quantise import block_scales, dequantise, fake_quantise, quantise
@@ -144,7 +143,7 @@ def test_layers_of_a_model_are_replaced_and_cast() -> None:
     trained = quantise_linears(model, FP8_AMAX)
     assert all(isinstance(layer, QuantisedLinear) for layer in trained.layers)
     # The whole batch has one scale here, and each example its own under vmap.
-    y = jax.jit(trained.layers[0])(x)
+    y = jax.jit(lambda v: trained.layers[0](v))(x)
     close = fake_quantise(x, amax_format(E4M3FN)) @ np.asarray(model.layers[0].weight).T
     assert float(signal_to_noise_db(close + model.layers[0].bias, y)) > 30
     expected = jax.jit(jax.vmap(trained))(x)

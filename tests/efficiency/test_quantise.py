@@ -1,4 +1,4 @@
-"""Formats: the acceptance figures of the papers, the standards' rules, and JAX's transformations."""
+"""Formats: figures of the papers, rules of the standards, and JAX's transformations."""
 
 from dataclasses import replace
 
@@ -243,7 +243,8 @@ def test_scales_from_elsewhere() -> None:
     scales = jnp.full((2, 2), 0.25)
     np.testing.assert_array_equal(
         dequantise(quantise(x, formats.MXFP8, scales=scales)),
-        np.clip(np.asarray(x) * 4, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) / 4,
+        np.clip(np.asarray(x) * 4, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        / 4,
     )
     with pytest.raises(InputError, match="shape"):
         quantise(x, formats.MXFP8, scales=jnp.ones(2))
