@@ -65,10 +65,7 @@ def block_scales(
     if isinstance(scale, FixedScale):
         blocks = format.granularity.scale_shape(x.shape)
         return jnp.full(blocks, 2.0**scale.exponent, x.dtype), None
-    statistic = _statistic(x, format, scale)
-    target = scale.target_in(format.element)
-    # NaN compares false and stays.
-    wanted = jnp.where(statistic > 0, jnp.maximum(statistic / target, _SMALLEST), statistic)
+    wanted = _wanted_scales(block_statistics(x, format, scale), format, scale)
     if not format.tensor_scale:
         return _rounded_scale(wanted, scale), None
     tensor_scale = absmax(wanted) / scale.element.max
@@ -78,13 +75,35 @@ def block_scales(
     return _rounded_scale(wanted / tensor_scale, scale), tensor_scale
 
 
-def _statistic(x: Array, format: Format, scale: ScaleFormat) -> Array:
+def scales_for(statistics: Float[Array, "..."], format: Format) -> Float[Array, "..."]:
+    """Scales, rounded to their format, of blocks that have these statistics; no tensor scale.
+
+    Raises
+    ------
+    InputError
+        The format has no scale that depends on the numbers.
+    """
+    if not isinstance(format.scale, ScaleFormat):
+        raise InputError("this format has no scales that follow the numbers; use one that has")
+    return _rounded_scale(_wanted_scales(statistics, format, format.scale), format.scale)
+
+
+def block_statistics(
+    x: Float[Array, "..."], format: Format, scale: ScaleFormat
+) -> Float[Array, "..."]:
+    """Absmax or RMS of each block, as the scale's format has it."""
     blocked = into_blocks(x, format.granularity)
     within = tuple(range(1, 2 * x.ndim, 2))
     if scale.statistic == "absmax":
         return absmax(blocked, within)
     mean_square = jnp.sum(blocked**2, within) / numbers_in_blocks(x.shape, format.granularity)
     return jnp.sqrt(mean_square).astype(x.dtype)
+
+
+def _wanted_scales(statistics: Array, format: Format, scale: ScaleFormat) -> Array:
+    scales = jnp.maximum(statistics / scale.target_in(format.element), _SMALLEST)
+    # NaN compares false and stays.
+    return jnp.where(statistics > 0, scales, statistics)
 
 
 def _rounded_scale(wanted: Array, scale: ScaleFormat) -> Array:
