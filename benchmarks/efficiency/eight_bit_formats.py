@@ -155,7 +155,7 @@ def training(steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "eight_bit_formats.png")
     arguments = parser.parse_args()

@@ -154,7 +154,7 @@ def inference(steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "fp8_scales.png")
     arguments = parser.parse_args()

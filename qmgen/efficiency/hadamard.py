@@ -1,8 +1,10 @@
 """Random rotations that spread outliers over their block before a cast.
 
-Hu et al., 2509.17791: H S / sqrt(B) along the axis that a product sums over, H a Hadamard matrix and S
-random signs. Applied to both operands it leaves the product as it is.
+Hu et al., 2509.17791: H S / sqrt(B) along the axis that a product sums over, H a Hadamard matrix
+and S random signs. Applied to both operands it leaves the product as it is.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +55,7 @@ def rotate_back(
     return _blockwise(x, axis, len(signs), lambda v: (v @ hadamard_matrix(len(signs))) * signs)
 
 
-def _blockwise(x: Array, axis: int, block: int, function) -> Array:
+def _blockwise(x: Array, axis: int, block: int, function: Callable[[Array], Array]) -> Array:
     if x.shape[axis] % block:
         raise InputError(
             f"an axis of {x.shape[axis]} numbers isn't made of blocks of {block}; "

@@ -53,8 +53,8 @@ def mxnorm_cast(
 ) -> Quantised:
     """Normalise each row and cast it, in one reading of x.
 
-    The RMS is c (mean_k m_k^p)^(1/p) + epsilon of the absmax m_k of the blocks, with the c of normal
-    numbers: of longer tails it is too large by a factor (1.25 for Laplace) that a gain learns.
+    The RMS is c (mean_k m_k^p)^(1/p) + epsilon of the absmax m_k of the blocks, with the c of
+    normal numbers. Longer tails make it too large (1.25 times for Laplace), which a gain learns.
 
     Parameters
     ----------
@@ -135,6 +135,4 @@ class MXNorm(eqx.Module):
     ) -> Float[Array, "*batch outputs"]:
         """Normalise and multiply: the gain goes into the weights, so that x is cast only once."""
         formats = MatmulFormats(weights=self.format)
-        return quantised_matmul(
-            mxnorm(x, self.format), self.weight[:, None] * weights, formats
-        )
+        return quantised_matmul(mxnorm(x, self.format), self.weight[:, None] * weights, formats)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ from jax import lax
 from jaxtyping import Array, Float, Key, UInt
 
 from qmgen.efficiency.formats import Format
+from qmgen.efficiency.hadamard import random_signs, rotate
 from qmgen.efficiency.quantise import fake_quantise
+from qmgen.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,56 @@ class MatmulFormats:
     """Formats of the operands of the three products of a layer; None leaves one as it is.
 
     Blocks along an axis are turned to the axis that a product sums over. Sums are float32.
+
+    Attributes
+    ----------
+    stochastic_backward
+        All operands of the two backward products are rounded stochastically.
+    rotation
+        Products whose operands are turned by a random Hadamard matrix before they are rounded; this
+        needs a key, and an axis of whole blocks of `rotation_block`.
     """
 
     activations: Format | None = None
     weights: Format | None = None
     gradients: Format | None = None
+    stochastic_backward: bool = False
+    rotation: Literal["none", "forward", "backward", "all"] = "none"
+    rotation_block: int = 32
 
 
-def _rounded(x: Array, format: Format | None, axis: int, key: Array | None) -> Array:
-    return x if format is None else fake_quantise(x, format.along(axis), key)
+class _Operand(NamedTuple):
+    """A matrix, its format, and the axis that the product sums over."""
+
+    values: Array
+    format: Format | None
+    axis: int
+    key: Array | None
+
+
+def _rounded(operand: _Operand, stochastic: bool, signs: Array | None) -> Array:
+    values, format, axis, key = operand
+    if format is None:
+        return values
+    if signs is not None:
+        values = rotate(values, signs, axis)
+    if stochastic:
+        format = format.with_rounding("stochastic")
+    return fake_quantise(values, format.along(axis), key)
+
+
+def _rounded_pair(
+    a: _Operand, b: _Operand, formats: MatmulFormats, backward: bool, key: Array | None
+) -> tuple[Array, Array]:
+    signs = None
+    if formats.rotation in ("all", "backward" if backward else "forward"):
+        if a.format is None or b.format is None:
+            raise InputError("a rotation turns both operands, so both need a format")
+        if key is None:
+            raise InputError("a random rotation needs a key; pass key=jax.random.key(...)")
+        signs = random_signs(key, formats.rotation_block)
+    stochastic = backward and formats.stochastic_backward
+    return _rounded(a, stochastic, signs), _rounded(b, stochastic, signs)
 
 
 def _product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
@@ -35,21 +79,22 @@ def _product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
     return product.astype(dtype)
 
 
-def _keys(key: Array | None) -> tuple[Array | None, Array | None, Array | None]:
-    if key is None:
-        return None, None, None
-    activations, weights, gradients = jax.random.split(key, 3)
-    return activations, weights, gradients
+def _keys(key: Array | None) -> tuple[Array | None, ...]:
+    """Keys of activations, weights, gradients, and of the rotation."""
+    return (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _matmul(x: Array, weights: Array, formats: MatmulFormats, key: Array | None) -> Array:
-    key_x, key_weights, _ = _keys(key)
-    return _product(
-        _rounded(x, formats.activations, -1, key_x),
-        _rounded(weights, formats.weights, 0, key_weights),
-        x.dtype,
+    key_x, key_weights, _, turn = _keys(key)
+    a, b = _rounded_pair(
+        _Operand(x, formats.activations, -1, key_x),
+        _Operand(weights, formats.weights, 0, key_weights),
+        formats,
+        backward=False,
+        key=turn,
     )
+    return _product(a, b, x.dtype)
 
 
 def _forward(
@@ -62,19 +107,25 @@ def _backward(
     formats: MatmulFormats, saved: tuple[Array, Array, Array | None], gradient: Array
 ) -> tuple[Array, Array, None]:
     x, weights, key = saved
-    key_x, key_weights, key_gradient = _keys(key)
-    x_gradient = _product(
-        _rounded(gradient, formats.gradients, -1, key_gradient),
-        _rounded(weights, formats.weights, 1, key_weights).T,
-        x.dtype,
+    key_x, key_weights, key_gradient, turn = _keys(key)
+    a, b = _rounded_pair(
+        _Operand(gradient, formats.gradients, -1, key_gradient),
+        _Operand(weights, formats.weights, 1, key_weights),
+        formats,
+        backward=True,
+        key=turn,
     )
+    x_gradient = _product(a, b.T, x.dtype)
     rows = x.reshape(-1, x.shape[-1])
     gradient_rows = gradient.reshape(-1, gradient.shape[-1])
-    weight_gradient = _product(
-        _rounded(rows, formats.activations, 0, key_x).T,
-        _rounded(gradient_rows, formats.gradients, 0, key_gradient),
-        weights.dtype,
+    a, b = _rounded_pair(
+        _Operand(rows, formats.activations, 0, key_x),
+        _Operand(gradient_rows, formats.gradients, 0, key_gradient),
+        formats,
+        backward=True,
+        key=turn,
     )
+    weight_gradient = _product(a.T, b, weights.dtype)
     return x_gradient, weight_gradient, None
 
 
@@ -92,14 +143,15 @@ def quantised_matmul(
 
     As in Noune et al., 2206.02915, and Perez et al., 2309.17224, gradients are products of rounded
     operands, too: that of x of gradients and weights, that of the weights of x and gradients.
-    Rounding itself passes gradients straight through.
+    Rounding itself passes gradients straight through. Rotations and stochastic rounding backwards
+    are those of Hu et al., 2509.17791.
 
     key
-        Where a format rounds stochastically.
+        Where something is random; it needs another one in each step.
 
     Raises
     ------
     InputError
-        Stochastic rounding without key.
+        No key, or an axis that a rotation's blocks don't fit into.
     """
     return _matmul(x, weights, formats, key)

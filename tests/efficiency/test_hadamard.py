@@ -8,6 +8,7 @@ from qmgen.efficiency import formats
 from qmgen.efficiency.formats import Format
 from qmgen.efficiency.hadamard import hadamard_matrix, random_signs, rotate, rotate_back
 from qmgen.efficiency.quantise import fake_quantise
+from qmgen.efficiency.quantised_matmul import MatmulFormats, quantised_matmul
 from qmgen.efficiency.signal_to_noise import signal_to_noise_db
 from qmgen.errors import InputError
 
@@ -56,3 +57,38 @@ def test_rotation_helps_against_outliers_where_scales_are_powers_of_two() -> Non
     # A scale of absmax / 6 holds the outlier itself exactly, and rotating takes that away.
     plain, turned = outlier_db(formats.FP4_UE5M3)
     assert turned < plain
+
+
+@pytest.mark.slow
+def test_products_of_rotated_operands() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 64)).astype(np.float32)
+    x[:, ::32] *= 30
+    weights = rng.normal(size=(64, 32)).astype(np.float32)
+    gradient = rng.normal(size=(64, 32)).astype(np.float32)
+    exact = (x @ weights, gradient @ weights.T, x.T @ gradient)
+    key = jax.random.key(0)
+
+    def products(**options: object) -> list[float]:
+        mx = MatmulFormats(formats.MXFP4, formats.MXFP4, formats.MXFP4, **options)
+        y, pullback = jax.vjp(lambda a, b: quantised_matmul(a, b, mx, key), x, weights)
+        found = (y, *pullback(gradient))
+        return [float(signal_to_noise_db(a, b)) for a, b in zip(exact, found, strict=True)]
+
+    plain, forward, turned = products(), products(rotation="forward"), products(rotation="all")
+    assert forward[0] > plain[0] + 1
+    assert forward[1:] == plain[1:]
+    assert turned[0] == forward[0]
+    assert turned[1:] != plain[1:]
+    stochastic = products(stochastic_backward=True)
+    assert stochastic[0] == plain[0]
+    assert stochastic[1] < plain[1]
+
+
+def test_rotations_need_a_key_and_formats() -> None:
+    x = np.ones((32, 32), np.float32)
+    mx = MatmulFormats(formats.MXFP4, formats.MXFP4, rotation="forward")
+    with pytest.raises(InputError, match="key"):
+        quantised_matmul(x, x, mx)
+    with pytest.raises(InputError, match="both"):
+        quantised_matmul(x, x, MatmulFormats(formats.MXFP4, rotation="all"), jax.random.key(0))
