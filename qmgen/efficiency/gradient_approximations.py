@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, UInt
 
 from qmgen.efficiency.casting import decode, round_to
 from qmgen.efficiency.element import Codebook, Element, FloatElement
-from qmgen.efficiency.float_bits import code_dtype
+from qmgen.efficiency.float_bits import Rounding, code_dtype
 from qmgen.efficiency.formats import Format, ScaleFormat
 from qmgen.efficiency.granularity import into_blocks, spread
 from qmgen.efficiency.quantise import block_scales
@@ -46,10 +46,10 @@ def _values_of(element: Element) -> np.ndarray:
 def step_slope(u: Float[Array, "..."], element: Element, step: Step) -> Float[Array, "..."]:
     """Derivative that stands in for that of rounding, at numbers in units of the scale.
 
-    "straight_through" is 1 everywhere. The others are 0 beyond the largest value and steepest in the
-    middle of a step: "power" is the derivative of a fifth root to both sides of it, cut at 3 (Wang et
-    al., 2501.17116), and 0.59 on average over a step; "sigmoid" and "spline" are those of a logistic
-    curve and of a ramp in the inner half of the step, and 1 on average.
+    "straight_through" is 1 everywhere. The others are 0 beyond the largest value and steepest in
+    the middle of a step: "power" is the derivative of a fifth root to both sides of it, cut at 3
+    (Wang et al., 2501.17116), and 0.59 on average over a step; "sigmoid" and "spline" are those of
+    a logistic curve and of a ramp in the inner half of the step, and 1 on average.
     """
     if step == "straight_through":
         return jnp.ones_like(u)
@@ -71,7 +71,7 @@ def step_slope(u: Float[Array, "..."], element: Element, step: Step) -> Float[Ar
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
 def _round(
-    u: Array, element: Element, rounding: str, saturate: bool, step: Step, key: Array | None
+    u: Array, element: Element, rounding: Rounding, saturate: bool, step: Step, key: Array | None
 ) -> Array:
     return round_to(u, element, rounding, saturate, key)
 
@@ -79,7 +79,7 @@ def _round(
 @_round.defjvp
 def _round_jvp(
     element: Element,
-    rounding: str,
+    rounding: Rounding,
     saturate: bool,
     step: Step,
     primals: tuple[Array, Array | None],

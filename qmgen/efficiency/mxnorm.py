@@ -44,6 +44,29 @@ def _block_size(x: Array, format: Format) -> int:
     return block
 
 
+def _maxima_and_rms(x: Array, format: Format, power: float) -> tuple[Array, Array]:
+    block = _block_size(x, format)
+    assert isinstance(format.scale, ScaleFormat)
+    x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+    maxima = block_statistics(x, format, format.scale)
+    mean = jnp.mean(maxima**power, -1, keepdims=True)
+    return maxima, gaussian_factor(block, power) * mean ** (1 / power)
+
+
+@partial(jax.jit, static_argnames=("format", "power"))
+def estimated_rms(
+    x: Float[Array, "*batch width"], format: Format = MXFP8, power: float = 2.0
+) -> Float[Array, "*batch"]:
+    """RMS of each row as `mxnorm_cast` estimates it, c (mean_k m_k^p)^(1/p).
+
+    Raises
+    ------
+    InputError
+        As `mxnorm_cast`.
+    """
+    return _maxima_and_rms(x, format, power)[1][..., 0]
+
+
 @partial(jax.jit, static_argnames=("format", "power", "epsilon"))
 def mxnorm_cast(
     x: Float[Array, "*batch width"],
@@ -69,12 +92,8 @@ def mxnorm_cast(
     InputError
         Another kind of format, or rows that aren't whole blocks.
     """
-    block = _block_size(x, format)
-    assert isinstance(format.scale, ScaleFormat)
-    x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-    maxima = block_statistics(x, format, format.scale)
-    mean = jnp.mean(maxima**power, -1, keepdims=True)
-    rms = gaussian_factor(block, power) * mean ** (1 / power) + epsilon
+    maxima, rms = _maxima_and_rms(x, format, power)
+    rms = rms + epsilon
     scales = scales_for(maxima / rms, format)
     codes = quantise(x, format, scales=scales * rms).codes
     return Quantised(codes, scales, None, format)
