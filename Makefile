@@ -128,6 +128,7 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup

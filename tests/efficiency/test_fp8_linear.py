@@ -74,6 +74,7 @@ def test_a_constant_scale_holds_where_it_fits() -> None:
     assert product_quality_db(-8, shifted) == pytest.approx(7.6, abs=0.3)
 
 
+@pytest.mark.slow
 def test_backward_products_have_rounded_operands() -> None:
     x, weights, gradient = normal((2, 8, 24)), normal((24, 10), 1), normal((2, 8, 10), 2, -20)
     _, pullback = jax.vjp(lambda x, w: quantised_matmul(x, w, FP8_AMAX), x, weights)
@@ -107,6 +108,7 @@ def test_blocks_follow_the_axis_that_is_summed() -> None:
         np.testing.assert_allclose(got, np.asarray(a) @ np.asarray(b), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_formats_it_is_a_product() -> None:
     x, weights = normal((8, 24)), normal((24, 10), 1)
     np.testing.assert_allclose(
@@ -115,6 +117,7 @@ def test_without_formats_it_is_a_product() -> None:
     assert quantised_matmul(x.astype(jnp.bfloat16), weights, FP8_AMAX).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_stochastic_gradients_are_unbiased() -> None:
     stochastic = MatmulFormats(gradients=formats.FP4_UE5M3.with_rounding("stochastic"))
     x, weights = normal((16, 32)), normal((32, 16), 1)
@@ -134,6 +137,7 @@ def test_stochastic_gradients_are_unbiased() -> None:
         quantised_matmul(x, weights, MatmulFormats(stochastic.gradients))
 
 
+@pytest.mark.slow
 def test_layers_of_a_model_are_replaced_and_cast() -> None:
     model = eqx.nn.Sequential(
         [eqx.nn.Linear(16, 64, key=jax.random.key(0)), eqx.nn.Linear(64, 4, key=jax.random.key(1))]

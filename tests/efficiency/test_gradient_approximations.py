@@ -15,6 +15,7 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["power", "sigmoid", "spline"])
 def test_slopes_climb_each_step_once(step: str) -> None:
     # The integral over each step of the element is its height.

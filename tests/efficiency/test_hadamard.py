@@ -49,6 +49,7 @@ def outlier_db(format: Format) -> tuple[float, float]:
     return plain, float(signal_to_noise_db(x, turned))
 
 
+@pytest.mark.slow
 def test_rotation_helps_against_outliers_where_scales_are_powers_of_two() -> None:
     # 15.8 and 19.7 dB by the figures of qmgen's acceptance; they hang on a few largest outliers.
     plain, turned = outlier_db(formats.MXFP4)
