@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-efficiency benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -122,6 +122,13 @@ benchmark-fine-tuning: scaling-law
 		--exclude workflows/data/scaling.smi
 	$(ONE_THREAD) $(BIN)/python benchmarks/fine_tuning.py scaling/qm9.zarr \
 		scaling/law/size-012288/model.ckpt scaling/fine-tuning
+
+# Number formats: casts, signal to noise, training in 8 bits and fewer; a few minutes.
+benchmark-efficiency: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
