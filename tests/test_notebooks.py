@@ -8,17 +8,12 @@ import pytest
 from notebooks.execute import executed
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-QUICK = {"first_labels"}
 MOST_BYTES = 200_000
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else [pytest.mark.slow])
-        for path in NOTEBOOKS
-    ],
-)
+# `make notebooks` runs them as well.
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     executed(path, tmp_path)
 

@@ -54,7 +54,7 @@ def test_coincident_nuclei_need_no_more_vectors_than_one() -> None:
     ("smiles", "functional", "basis"),
     [
         ("CCO", "hf", "sto-3g"),
-        ("C=O", "b3lyp", "6-31g*"),
+        pytest.param("C=O", "b3lyp", "6-31g*", marks=pytest.mark.slow),
         pytest.param("O=S=O", "pbe", "def2-svp", marks=pytest.mark.slow),
     ],
 )

@@ -88,10 +88,12 @@ def test_shells_that_share_exponents() -> None:
     assert np.abs(error(basis, positions, exact)).max() < 10 * ROUNDING
 
 
-@pytest.mark.parametrize("side_by_side", [2, pytest.param(128, marks=pytest.mark.slow)])
-def test_blocks_side_by_side(side_by_side: int) -> None:
+@pytest.mark.parametrize(
+    ("second", "side_by_side"), [("ss", 2), pytest.param("p", 128, marks=pytest.mark.slow)]
+)
+def test_blocks_side_by_side(second: str, side_by_side: int) -> None:
     """The way of devices with many lanes gives what the way of a core gives."""
-    basis, positions = two_atoms("ss", "p")
+    basis, positions = two_atoms("ss", second)
     plan = plan_repulsion(basis, positions, single_below=0.0)
     side = electron_repulsion(plan, positions, side_by_side)
     assert isinstance(side, jax.Array)

@@ -206,7 +206,10 @@ def test_second_attempt_and_fixed_number_of_cycles() -> None:
 
 @pytest.mark.parametrize(
     ("smiles", "spin", "functional", "grid_response"),
-    [("[CH3]", 1, "hf", False), ("[NH3+]", 1, "pbe0", True)],
+    [
+        pytest.param("[CH3]", 1, "hf", False, marks=pytest.mark.slow),
+        ("[NH3+]", 1, "pbe0", True),
+    ],
 )
 def test_forces_equal_pyscf(smiles: str, spin: int, functional: str, grid_response: bool) -> None:
     z, positions, charge = embed(smiles)

@@ -84,6 +84,7 @@ def test_the_main_process_alone_is_killed(
     assert not group_members(process.pid)
 
 
+@pytest.mark.slow
 def test_a_worker_dies(qmgen: Command, undisturbed: Long, tmp_path: Path) -> None:
     output = tmp_path / "store"
     process = qmgen.start(*undisturbed.arguments(output), log=tmp_path / "log")
