@@ -10,7 +10,10 @@ from rich.table import Table
 
 from qmgen.cli import appending, evaluation, exporting, inspection, integrity, training
 from qmgen.cli.application import (
+    SchedulerAddress,
+    SmilesColumn,
     StorePath,
+    Workers,
     app,
     console,
     error_console,
@@ -65,13 +68,9 @@ def generate(
         typer.Option("--forces/--no-forces", help="Also nuclear forces [default: no]."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run [default: 0].")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Local worker processes [default: one a core].")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")
-    ] = None,
-    smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
+    workers: Workers = None,
+    scheduler: SchedulerAddress = None,
+    smiles_column: SmilesColumn = None,
     guess: Annotated[
         Path | None,
         typer.Option(help="model.ckpt of `qmgen train --loss dft`, for the SCF to start from."),
@@ -163,7 +162,7 @@ def plan(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers, of one core each.")] = 1,
     sample: Annotated[int, typer.Option(min=1, help="Programs to time for the estimate.")] = 6,
-    smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
+    smiles_column: SmilesColumn = None,
 ) -> None:
     """Estimate what a run will cost in core-hours, time and disk, from a short calibration."""
     from qmgen.generate import estimate_run, load_config

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmgen.cli.application import StorePath, console, print_counts, say
+from qmgen.cli.application import (
+    GuessOfDataset,
+    SchedulerAddress,
+    SmilesColumn,
+    StorePath,
+    Workers,
+    console,
+    print_counts,
+    say,
+)
 from qmgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,16 +52,10 @@ def append(
         str | None,
         typer.Option(help="Of the level [default: functional, basis and grid level]."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Local worker processes [default: one a core].")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")
-    ] = None,
-    smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
-    guess: Annotated[
-        Path | None, typer.Option(help="model.ckpt, if the dataset was made with --guess.")
-    ] = None,
+    workers: Workers = None,
+    scheduler: SchedulerAddress = None,
+    smiles_column: SmilesColumn = None,
+    guess: GuessOfDataset = None,
     log: Annotated[
         Path | None, typer.Option(help="File to append events to, as lines of JSON.")
     ] = None,

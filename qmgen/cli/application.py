@@ -1,6 +1,7 @@
 """What all commands share: the application, its output, its types."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,17 @@ app = typer.Typer(
 console = Console()
 error_console = Console(stderr=True)
 
+# Options that several commands have.
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Local worker processes [default: one a core].")
+]
+SchedulerAddress = Annotated[
+    str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")
+]
+SmilesColumn = Annotated[str | None, typer.Option(help="SMILES column of a csv file.")]
+GuessOfDataset = Annotated[
+    Path | None, typer.Option(help="model.ckpt, if the dataset was made with --guess.")
+]
 StorePath = Annotated[
     str,
     typer.Argument(help="A dataset, such as `qmgen generate` makes: a folder, or a URL."),

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from qmgen.cli.application import StorePath, console, print_counts, say
+from qmgen.cli.application import (
+    GuessOfDataset,
+    SchedulerAddress,
+    SmilesColumn,
+    StorePath,
+    Workers,
+    console,
+    print_counts,
+    say,
+)
 
 if TYPE_CHECKING:
     from qmgen.dataset import Verification
@@ -38,16 +47,10 @@ def repair(
         list[Path] | None,
         typer.Argument(help="The input file of the run that made the dataset; several of parts."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Local worker processes [default: one a core].")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:port.")
-    ] = None,
-    smiles_column: Annotated[str | None, typer.Option(help="SMILES column of a csv file.")] = None,
-    guess: Annotated[
-        Path | None, typer.Option(help="model.ckpt, if the dataset was made with --guess.")
-    ] = None,
+    workers: Workers = None,
+    scheduler: SchedulerAddress = None,
+    smiles_column: SmilesColumn = None,
+    guess: GuessOfDataset = None,
 ) -> None:
     """Label just the damaged molecules again and put them in place; mend metadata."""
     from qmgen.generate import Progress

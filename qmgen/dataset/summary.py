@@ -5,19 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qmgen.dataset.reader import Dataset
-from qmgen.dataset.schema import is_at_level
+from qmgen.dataset.schema import LEVEL_LABELS, is_at_level
 
 _LABELS = (
-    "energy",
-    "homo",
-    "lumo",
-    "gap",
-    "dipole",
-    "quadrupole",
-    "mulliken_charges",
-    "forces",
-    "dispersion_energy",
-    "dispersion_forces",
+    *LEVEL_LABELS,
     "iterations",
     "std",
 )
