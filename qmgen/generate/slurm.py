@@ -31,18 +31,25 @@ def slurm_cluster(config: SlurmConfig) -> Any:
             "Slurm runs need dask-jobqueue: pip install 'qmgen[slurm]'"
         ) from error
     return SLURMCluster(
-        queue=config.queue,
-        account=config.account,
-        cores=config.cores,
-        processes=config.processes,
-        memory=config.memory,
-        walltime=config.walltime,
-        interface=config.interface,
         # Any free port; the usual one may be another user's on a login node.
         scheduler_options={"dashboard_address": ":0"},
-        job_extra_directives=list(config.job_extra_directives),
-        job_script_prologue=list(config.job_script_prologue),
+        **job_options(config),
     )
+
+
+def job_options(config: SlurmConfig) -> dict[str, Any]:
+    """What a job asks Slurm for, as arguments of ``dask_jobqueue.slurm.SLURMJob``."""
+    return {
+        "queue": config.queue,
+        "account": config.account,
+        "cores": config.cores,
+        "processes": config.processes,
+        "memory": config.memory,
+        "walltime": config.walltime,
+        "interface": config.interface,
+        "job_extra_directives": list(config.job_extra_directives),
+        "job_script_prologue": list(config.job_script_prologue),
+    }
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dask_jobqueue.slurm import SLURMJob
 from distributed import Client
 
 from qmgen.dataset import open_dataset, store_digest
@@ -13,7 +14,7 @@ from qmgen.errors import ConfigError
 from qmgen.generate import RunConfig, generate
 from qmgen.generate.cluster import available_cores, connect
 from qmgen.generate.config import ClusterConfig, SlurmConfig
-from qmgen.generate.slurm import slurm_cluster
+from qmgen.generate.slurm import job_options
 from tests.generate.conftest import Long, dask_processes
 from tests.generate.runs import Command, clear_message, parts, wait_for, write_smiles, write_yaml
 
@@ -85,8 +86,8 @@ def test_slurm_job_scripts_ask_for_what_is_configured() -> None:
         job_extra_directives=("--constraint=avx2",),
         job_script_prologue=("source .venv/bin/activate",),
     )
-    with slurm_cluster(config) as cluster:
-        script = cluster.job_script()
+    job = SLURMJob(scheduler="tcp://127.0.0.1:9", name="worker", **job_options(config))
+    script = job.job_script()
     lines = script.splitlines()
     for line in (
         "#SBATCH -p compute",
