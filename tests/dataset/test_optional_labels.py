@@ -95,6 +95,7 @@ def test_records_must_have_what_was_asked_for(make_records, write):
         check_record(replace(rich, conformers=wrong), ["forces"])
 
 
+@pytest.mark.slow
 def test_digest_sees_optional_labels_and_notes(make_records, write):
     records = make_records(4, nconf=2, optional_labels=ALL)
     whole = {"optional_labels": ALL, "chunking": Chunking()}

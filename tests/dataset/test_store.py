@@ -191,6 +191,7 @@ def test_full_disk_names_the_remedy_and_leaves_nothing(make_records, write, tmp_
     assert not list(tmp_path.glob("store*"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(make_records, write):
     # The same conformers again and again, so that only the writer's own memory counts.
     records = make_records(20, nconf=20)

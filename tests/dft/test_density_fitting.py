@@ -77,7 +77,7 @@ def test_a_singular_metric_is_fitted_all_the_same() -> None:
     [
         ("CCO", "hf", "sto-3g", None),
         ("O", "b3lyp", "6-31g*", None),
-        ("O", "pbe", "def2-svp", "weigend"),
+        pytest.param("O", "pbe", "def2-svp", "weigend", marks=pytest.mark.slow),
     ],
 )
 def test_energy_equals_pyscf(smiles: str, functional: str, basis: str, name: str | None) -> None:

@@ -80,6 +80,7 @@ def test_s_and_p() -> None:
     assert np.abs(error(basis, positions, plan)).max() < ROUNDING
 
 
+@pytest.mark.slow
 def test_shells_that_share_exponents() -> None:
     basis, positions = build_basis(WATER, "sto-3g"), waters()
     exact = plan_repulsion(basis, positions, single_below=0.0)
@@ -117,6 +118,7 @@ def test_small_integrals_in_single_precision() -> None:
     assert np.abs(error(basis, far, both)).max() < TOLERANCE
 
 
+@pytest.mark.slow
 def test_coincident_centres() -> None:
     basis, positions = build_basis(WATER, "sto-3g"), waters()
     positions[::2, 1] = positions[::2, 0]

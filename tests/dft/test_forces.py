@@ -23,10 +23,10 @@ TIGHT = 1e-13
     [
         ("O", "hf", "6-31g*", (), False),
         pytest.param("C=O", "b3lyp", "sto-3g", (), False, marks=pytest.mark.slow),
-        ("F", "pbe", "def2-svp", (), True),
+        pytest.param("F", "pbe", "def2-svp", (), True, marks=pytest.mark.slow),
         pytest.param("N", "svwn", "6-31g*", (), False, marks=pytest.mark.slow),
         ("[OH3+]", "blyp", "sto-3g", (), True),
-        ("F", "b3lyp", MIXED, (2,), False),
+        pytest.param("F", "b3lyp", MIXED, (2,), False, marks=pytest.mark.slow),
     ],
 )
 def test_forces_equal_pyscf(

@@ -48,8 +48,9 @@ def repulsion_energy(mol: gto.Mole, spins: np.ndarray, functional: str) -> float
     return float(energy)
 
 
-# Native gradients of d shells compile for long.
-@pytest.mark.parametrize("basis_name", ["6-31g", pytest.param("6-31g*", marks=pytest.mark.slow)])
+# Native gradients compile for long.
+@pytest.mark.slow
+@pytest.mark.parametrize("basis_name", ["6-31g", "6-31g*"])
 def test_one_electron_gradients(basis_name: str) -> None:
     z, positions, _ = embed("[H]F")
     direction = np.random.default_rng(4).normal(size=positions[0].shape)

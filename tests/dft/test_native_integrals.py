@@ -57,7 +57,7 @@ def test_bases_that_pay(basis: str, pays: bool) -> None:
     ("precision", "lanes", "tolerance"),
     # Integrals' errors of 1e-8 Ha, of both signs, times electron pairs; rounding.
     [
-        ("mixed", MANY, 1e-6),
+        pytest.param("mixed", MANY, 1e-6, marks=pytest.mark.slow),
         pytest.param("float64", MANY, 1e-9, marks=pytest.mark.slow),
         ("mixed", FEW, 1e-9),
     ],

@@ -204,12 +204,10 @@ def test_second_attempt_and_fixed_number_of_cycles() -> None:
     assert all_cycles.energy[0] == pytest.approx(free.energy[0], abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("smiles", "spin", "functional", "grid_response"),
-    [
-        pytest.param("[CH3]", 1, "hf", False, marks=pytest.mark.slow),
-        ("[NH3+]", 1, "pbe0", True),
-    ],
+    [("[CH3]", 1, "hf", False), ("[NH3+]", 1, "pbe0", True)],
 )
 def test_forces_equal_pyscf(smiles: str, spin: int, functional: str, grid_response: bool) -> None:
     z, positions, charge = embed(smiles)

@@ -236,6 +236,7 @@ def test_killed_at_each_step(
     assert sorted(os.listdir(store)) == sorted(os.listdir(quiet))
 
 
+@pytest.mark.slow
 def test_command(qmgen: Command, scheduler: str, inputs: tuple[Path, Path], tmp_path: Path) -> None:
     old, new = inputs
     store = generate(old, tmp_path / "store", trial(scheduler)).path

@@ -97,6 +97,7 @@ def test_a_worker_dies(qmgen: Command, undisturbed: Long, tmp_path: Path) -> Non
     check(undisturbed, output)
 
 
+@pytest.mark.slow
 def test_interrupted_from_the_keyboard(qmgen: Command, undisturbed: Long, tmp_path: Path) -> None:
     """A terminal sends the signal to the command and its workers alike."""
     output = tmp_path / "store"
