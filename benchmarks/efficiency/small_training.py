@@ -12,7 +12,7 @@ from teacher import examples
 
 from qmgen.efficiency.quantised_matmul import MatmulFormats, quantised_matmul
 
-VOCABULARY = 32
+VOCABULARY = 16
 Loss = Callable[[Any, Any], jax.Array]
 
 

@@ -161,11 +161,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 128, 256, 512])
-    parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--depths", type=int, nargs="+", default=[2, 8])
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "umup.png")
     arguments = parser.parse_args()
-    examples = jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, 128))
+    examples = jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, 64))
     by_width = sweep(network, ("standard", "muP", "u-muP"), arguments.widths, examples)
     report(by_width, "width")
     verdict(by_width)

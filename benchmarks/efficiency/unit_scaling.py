@@ -69,8 +69,8 @@ def cases(width: int) -> dict[str, tuple[Callable[..., jax.Array], list[np.ndarr
         "sigmoid": (partial(nonlinear.sigmoid, **free), [x]),
         "gated SiLU": (nonlinear.gated_silu, [x, gate]),
         "softmax": (partial(nonlinear.softmax, **free), [x]),
-        "attention": (nonlinear.attention, heads[::-1]),
-        "causal attention": (partial(nonlinear.attention, causal=True), heads[::-1]),
+        "attention": (nonlinear.attention, heads),
+        "causal attention": (partial(nonlinear.attention, causal=True), heads),
         "layer norm, gain": (unit.layer_norm, [x, np.ones(width, np.float32)]),
         "RMS norm, gain": (unit.rms_norm, [x, np.ones(width, np.float32)]),
         "residual of a linear layer": (
@@ -165,10 +165,14 @@ def problem(kind: str, formats: MatmulFormats | None) -> tuple[Any, Callable, Ca
 
 
 def first_gradients(kind: str, formats: MatmulFormats | None, data: Source) -> list[np.ndarray]:
-    """Gradients of all matrices but the embedding's, which no product makes."""
+    """Gradients of all matrices in the order of the network, without the embedding."""
     parameters, loss, _ = problem(kind, formats)
-    gradients = jax.jit(jax.grad(loss))(parameters, jnp.asarray(data.tokens[0]))
-    return [np.asarray(g) for g in jax.tree.leaves(gradients) if g.shape != (VOCABULARY, WIDTH)]
+    found = jax.jit(jax.grad(loss))(parameters, jnp.asarray(data.tokens[0]))
+    if kind == "standard":
+        names = ("into", "out", "up", "gate", "down")
+        matrices = [layer[name] for layer in found["layers"] for name in names]
+        return [np.asarray(g) for g in (*matrices, found["readout"])]
+    return [np.asarray(g) for g in jax.tree.leaves((found.stack, found.readout))]
 
 
 def training(steps: int, figure: Path) -> None:

@@ -51,11 +51,10 @@ class Linear(eqx.Module):
 
 
 class LinearReadout(eqx.Module):
-    """The last linear layer of a network, with outputs times 1 / inputs."""
+    """The last linear layer of a network, a cut edge with outputs times 1 / inputs."""
 
     weight: Float[Array, "outputs inputs"]
     bias: Float[Array, " outputs"] | None
-    constraint: Constraint = eqx.field(static=True)
     formats: MatmulFormats | None = eqx.field(static=True)
 
     def __init__(
@@ -65,19 +64,15 @@ class LinearReadout(eqx.Module):
         *,
         key: AnyKey,
         use_bias: bool = False,
-        constraint: Constraint = None,
         formats: MatmulFormats | None = None,
     ) -> None:
         self.weight = jax.random.normal(key, (outputs, inputs))
         self.bias = jnp.zeros(outputs) if use_bias else None
-        self.constraint = constraint
         self.formats = formats
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """The layer of a whole batch."""
-        return unit_scaling.linear_readout(
-            x, self.weight, self.bias, constraint=self.constraint, formats=self.formats
-        )
+        return unit_scaling.linear_readout(x, self.weight, self.bias, formats=self.formats)
 
 
 class Embedding(eqx.Module):

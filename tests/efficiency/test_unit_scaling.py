@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Callable[..., jax.Array], list[np.ndarray], list[float]]]
     "causal attention": (
         lambda *h: nonlinear.attention(*h, causal=True),
         HEADS,
-        [1.07, SMALL, SMALL, 1.07],
+        [1.07, 1.07 * SMALL, 1.07 * SMALL, 1.07],
     ),
     **{
         name: (lambda x, f=function: f(x, constraint=None), [X], [1, 1])
