@@ -21,21 +21,31 @@ def losses(
     parameters: Any,
     optimiser: Callable[[jax.Array], optax.GradientTransformation],
     batches: Any,
-) -> Callable[[float], np.ndarray]:
-    """Function from a learning rate to the losses of all steps; `batches` have them first."""
+    measure: Callable[[Any], Any] = lambda gradients: None,
+) -> Callable[[float], tuple[np.ndarray, Any]]:
+    """Function from a learning rate to the losses of all steps, and what is measured in each.
+
+    Parameters
+    ----------
+    batches
+        Arrays with the steps as the first axis.
+    measure
+        Of the gradients.
+    """
 
     @jax.jit
-    def run(rate: jax.Array) -> jax.Array:
+    def run(rate: jax.Array) -> tuple[jax.Array, Any]:
         transformation = optimiser(rate)
 
         def step(carry, batch):
             value, gradients = jax.value_and_grad(loss)(carry[0], batch)
             updates, state = transformation.update(gradients, carry[1], carry[0])
-            return (optax.apply_updates(carry[0], updates), state), value
+            new = optax.apply_updates(carry[0], updates)
+            return (new, state), (value, measure(gradients))
 
         return jax.lax.scan(step, (parameters, transformation.init(parameters)), batches)[1]
 
-    return lambda rate: np.asarray(run(jnp.float32(rate)))
+    return lambda rate: jax.tree.map(np.asarray, run(jnp.float32(rate)))
 
 
 def final(curve: np.ndarray) -> float:

@@ -41,10 +41,12 @@ HEADS, WIDTH, BATCH, LENGTH = 2, 32, 16, 33
 RATES = {"standard": range(-11, -3), "muP": range(-11, -3), "u-muP": range(-6, 2)}
 # Size, parametrisation, and the loss at each learning rate.
 Sweep = dict[str, dict[int, np.ndarray]]
+# Loss, parameters, and optimiser by learning rate.
+Problem = tuple[Callable, Any, Callable]
 
 
-def plain_network(width: int, mup: bool) -> tuple[Any, Callable, Callable]:
-    """Parameters, loss and optimiser of a network without unit scaling.
+def plain_network(width: int, mup: bool) -> Problem:
+    """A network without unit scaling.
 
     By muP learning rates of hidden weights are times BASE / width, and so are outputs, with the
     readout's weights as large as at the base width.
@@ -69,33 +71,33 @@ def plain_network(width: int, mup: bool) -> tuple[Any, Callable, Callable]:
         )
         return optax.chain(optax.scale_by_adam(), by_layer, optax.scale_by_learning_rate(rate))
 
-    return weights, loss, optimiser
+    return loss, weights, optimiser
 
 
-def unit_scaled(model: eqx.Module, loss: Callable) -> tuple[Any, Callable, Callable]:
+def unit_scaled(model: eqx.Module, loss: Callable) -> Problem:
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
     of_parameters = lambda p, batch: loss(eqx.combine(p, static), batch)  # noqa: E731
-    return parameters, of_parameters, partial(adam, model_roles=roles(model))
+    return of_parameters, parameters, partial(adam, model_roles=roles(model))
 
 
-def network(kind: str, width: int) -> tuple[Any, Callable, Callable]:
+def network(kind: str, width: int) -> Problem:
     if kind != "u-muP":
         return plain_network(width, kind == "muP")
     model = MLP(INPUTS, CLASSES, width, 3, key=jax.random.key(0))
     return unit_scaled(model, lambda m, batch: cross_entropy(m(batch[0]), batch[1]))
 
 
-def transformer(kind: str, depth: int) -> tuple[Any, Callable, Callable]:
+def transformer(kind: str, depth: int) -> Problem:
     key = jax.random.key(0)
     if kind == "standard":
         weights = standard_decoder(depth, WIDTH, key)
-        return weights, partial(standard_loss, heads=HEADS, formats=None), optax.adam
+        return partial(standard_loss, heads=HEADS, formats=None), weights, optax.adam
     model = Decoder(VOCABULARY, depth, WIDTH, HEADS, key=key)
     return unit_scaled(model, lambda m, tokens: m.loss(tokens))
 
 
 def sweep(
-    problem: Callable[[str, int], tuple[Any, Callable, Callable]],
+    problem: Callable[[str, int], Problem],
     kinds: tuple[str, ...],
     sizes: list[int],
     batches: Any,
@@ -103,9 +105,10 @@ def sweep(
     results: Sweep = {}
     for kind in kinds:
         for size in sizes:
-            parameters, loss, optimiser = problem(kind, size)
-            run = losses(loss, parameters, optimiser, batches)
-            results.setdefault(kind, {})[size] = np.array([final(run(2.0**k)) for k in RATES[kind]])
+            run = losses(*problem(kind, size), batches)
+            results.setdefault(kind, {})[size] = np.array(
+                [final(run(2.0**k)[0]) for k in RATES[kind]]
+            )
     return results
 
 

@@ -19,7 +19,6 @@ import optax
 from eight_bit_formats import table
 from small_training import (
     VOCABULARY,
-    Source,
     final,
     losses,
     source,
@@ -149,66 +148,65 @@ def networks(widths: tuple[int, ...]) -> None:
     table(["width", "network", "std of the output", "std of weight gradients"], rows)
 
 
-def problem(kind: str, formats: MatmulFormats | None) -> tuple[Any, Callable, Callable]:
-    """Parameters, loss and optimiser by learning rate."""
+def problem(kind: str, formats: MatmulFormats | None) -> tuple[Callable, Any, Callable]:
+    """Loss, parameters, and optimiser by learning rate."""
     key = jax.random.key(0)
     if kind == "standard":
         weights = standard_decoder(DEPTH, WIDTH, key)
-        return weights, partial(standard_loss, heads=HEADS, formats=formats), optax.adam
+        return partial(standard_loss, heads=HEADS, formats=formats), weights, optax.adam
     model = Decoder(VOCABULARY, DEPTH, WIDTH, HEADS, key=key, formats=formats)
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
 
     def loss(parameters: Any, tokens: jax.Array) -> jax.Array:
         return eqx.combine(parameters, static).loss(tokens)
 
-    return parameters, loss, partial(adam, model_roles=roles(model))
+    return loss, parameters, partial(adam, model_roles=roles(model))
 
 
-def first_gradients(kind: str, formats: MatmulFormats | None, data: Source) -> list[np.ndarray]:
-    """Gradients of all matrices in the order of the network, without the embedding."""
-    parameters, loss, _ = problem(kind, formats)
-    found = jax.jit(jax.grad(loss))(parameters, jnp.asarray(data.tokens[0]))
-    if kind == "standard":
+def measure(gradients: Any) -> tuple[jax.Array, jax.Array]:
+    """Deviation of each matrix's gradient, in the network's order, and the share of zeros in all.
+
+    The embedding is left out, as no product makes its gradient.
+    """
+    if isinstance(gradients, dict):
         names = ("into", "out", "up", "gate", "down")
-        matrices = [layer[name] for layer in found["layers"] for name in names]
-        return [np.asarray(g) for g in (*matrices, found["readout"])]
-    return [np.asarray(g) for g in jax.tree.leaves((found.stack, found.readout))]
+        matrices = [layer[name] for layer in gradients["layers"] for name in names]
+        matrices.append(gradients["readout"])
+    else:
+        matrices = jax.tree.leaves((gradients.stack, gradients.readout))
+    zeros = sum(jnp.sum(g == 0) for g in matrices) / sum(g.size for g in matrices)
+    return jnp.stack([g.std() for g in matrices]), zeros
 
 
 def training(steps: int, figure: Path) -> None:
     data = source(steps, BATCH, LENGTH)
     tokens = jnp.asarray(data.tokens)
-    rows, curves = [], {}
+    rows, runs = [], {}
     for kind, exponents in RATES.items():
-        parameters, loss, optimiser = problem(kind, None)
-        run = losses(loss, parameters, optimiser, tokens)
-        tried = {k: run(2.0**k) for k in exponents}
-        best = min(tried, key=lambda k: final(tried[k]))
+        best = None
         for name, formats in FORMATS.items():
-            if formats is None:
-                curve = tried[best]
-            else:
-                parameters, loss, optimiser = problem(kind, formats)
-                curve = losses(loss, parameters, optimiser, tokens)(2.0**best)
-            gradients = np.concatenate([g.ravel() for g in first_gradients(kind, formats, data)])
-            curves[kind, name] = curve
-            zero = 100 * np.mean(gradients == 0)
-            rows.append([kind, name, f"2^{best}", f"{zero:.1f}", f"{final(curve):.3f}"])
+            run = losses(*problem(kind, formats), tokens, measure)
+            tried = exponents if best is None else (best,)
+            found = {k: run(2.0**k) for k in tried}
+            best = min(found, key=lambda k: final(found[k][0]))
+            curve, (_, zeros) = runs[kind, name] = found[best]
+            lost = f"{100 * zeros[0]:.1f}; {100 * np.mean(zeros):.1f}"
+            rows.append([kind, name, f"2^{best}", lost, f"{final(curve):.3f}"])
     rows.append(["entropy of the source", "", "", "", f"{data.entropy:.3f}"])
-    table(
-        ["transformer", "products in", "learning rate", "weight gradients that are 0, %", "loss"],
-        rows,
-    )
+    header = ["transformer", "products in", "learning rate"]
+    table([*header, "weight gradients of 0, %: first step; all", "loss"], rows)
     _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for kind in RATES:
-        deviations = [g.std() for g in first_gradients(kind, None, data)]
-        left.plot(np.log2(deviations), "o-", label=kind)
-    left.set_xlabel("matrix")
-    left.set_ylabel("log2 std of the first gradient")
-    left.legend()
-    for (kind, name), curve in curves.items():
+        deviations = np.log2(runs[kind, "float32"][1][0])
+        (line,) = left.plot(deviations[0], "o-", label=f"{kind}, first step")
+        left.plot(deviations[-1], "o:", color=line.get_color(), label=f"{kind}, last step")
+    left.set_xlabel("matrix, from input to output")
+    left.set_ylabel("log2 of its gradient's deviation")
+    left.legend(fontsize=7)
+    for (kind, name), (curve, _) in runs.items():
         if name != "FP16":
-            smooth = np.convolve(curve, np.full(20, 1 / 20), "valid")
+            width = min(20, len(curve))
+            smooth = np.convolve(curve, np.full(width, 1 / width), "valid")
             right.plot(smooth, "-" if kind == "unit-scaled" else "--", label=f"{kind}, {name}")
     right.set_xlabel("step")
     right.set_ylabel("loss")
