@@ -123,13 +123,16 @@ benchmark-fine-tuning: scaling-law
 	$(ONE_THREAD) $(BIN)/python benchmarks/fine_tuning.py scaling/qm9.zarr \
 		scaling/law/size-012288/model.ckpt scaling/fine-tuning
 
-# Number formats: casts, signal to noise, training in 8 bits and fewer; a few minutes.
+# Number formats: casts, signal to noise, training in 8 bits and fewer; unit scaling; a quarter of
+# an hour.
 benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/dft_precision.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/unit_scaling.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/umup.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
