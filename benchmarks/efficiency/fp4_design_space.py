@@ -224,7 +224,7 @@ def draw(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--random", type=int, default=24, help="recipes drawn of all combinations")
     figures = Path(__file__).parents[1] / "figures"

@@ -138,7 +138,7 @@ class Task:
 def make_task(dataset: Dataset, target: Target, steps: int, config: TrainConfig) -> Task:
     selected = select_rows(dataset, "train", (target,))
     scaling = fit_standardisation(dataset, selected, (target,))[target]
-    nat = max(int(block.n_atoms.max()) for block in dataset.iter_blocks(4096, ("z",)))
+    nat = max(int(block.n_atoms.max()) for block in dataset.iter_blocks(4096, columns=("z",)))
     loader = partial(
         batch_loader, dataset, config.batch_size, columns=("z", "pos", target), labels=(target,)
     )
