@@ -7,6 +7,7 @@ and draws both. Run as `make benchmark-efficiency`.
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -232,27 +233,30 @@ def main() -> None:
     arguments = parser.parse_args()
     wide = train(None, arguments.steps, arguments.seeds)
     recipes = single_switches() | random_recipes(arguments.random)
-    outcomes = [train(recipe, arguments.steps, arguments.seeds) for recipe in recipes.values()]
     costs = [overhead_per_number(recipe, SHAPES) for recipe in recipes.values()]
-    # NaN compares false: a recipe that diverged is never below another one.
-    points = [(cost.operations, o.loss) for cost, o in zip(costs, outcomes, strict=True)]
-    front = pareto_front(points)
-    names = list(recipes)
-    rows = [["float32", "", "", "", f"{wide.loss:.3f} ± {wide.error:.3f}", "1.0", ""]]
-    for place, (cost, outcome) in enumerate(zip(costs, outcomes, strict=True)):
-        rows.append(
-            [
-                names[place],
+    losses: list[float] = []
+
+    def rows() -> Iterator[list[str]]:
+        yield ["float32", "", "", "", f"{wide.loss:.3f} ± {wide.error:.3f}", "1.0"]
+        for (name, recipe), cost in zip(recipes.items(), costs, strict=True):
+            outcome = train(recipe, arguments.steps, arguments.seeds)
+            losses.append(outcome.loss)
+            yield [
+                name,
                 f"{cost.operations:.1f}",
                 f"{cost.bytes:.1f}",
-                str(switches(recipes[names[place]])),
+                str(switches(recipe)),
                 f"{outcome.loss:.3f} ± {outcome.error:.3f}",
                 f"{outcome.milliseconds / wide.milliseconds:.1f}",
-                "front" if place in front else "",
             ]
-        )
+
     header = ["recipe", "operations a number", "bytes a number", "switches", "test loss"]
-    table([*header, "processor time / float32", ""], rows)
+    table([*header, "processor time / float32"], rows())
+    # NaN compares false: a recipe that diverged is never below another one.
+    points = [(cost.operations, loss) for cost, loss in zip(costs, losses, strict=True)]
+    front, names = pareto_front(points), list(recipes)
+    best = [[names[i], f"{points[i][0]:.1f}", f"{points[i][1]:.3f}"] for i in front]
+    table(["no other is better at less", "operations a number", "test loss"], best)
     draw(names, points, front, wide.loss, arguments.figure)
 
 

@@ -9,7 +9,7 @@ types are those of all that the interactions compute. Run as `make benchmark-few
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -223,25 +223,21 @@ def compare(arguments: argparse.Namespace) -> None:
     task = make_task(open_dataset(arguments.store), arguments.target, arguments.steps, config)
     labels = np.concatenate([batch.label[batch.weight > 0] for batch in task.test])
     constant = 1e3 * np.abs(labels).mean() * task.scaling.scale
-    rows = [["no network", f"{constant:.0f}", "", "", "", ""]]
     errors, lost = [], []
-    for variant in VARIANTS.values():
-        trained, error, seconds = run(variant, task)
-        errors.append(1e3 * error)
-        lost.append(shares(variant, trained, task))
-        rows.append(
-            [
-                list(VARIANTS)[len(errors) - 1],
-                f"{1e3 * error:.0f}",
-                str(trained.skipped_steps),
-                *map(percent, lost[-1]),
-                f"{1e3 * seconds:.0f}",
-            ]
-        )
+
+    def rows() -> Iterator[list[str]]:
+        yield ["no network", f"{constant:.0f}", "", "", "", ""]
+        for name, variant in VARIANTS.items():
+            trained, error, seconds = run(variant, task)
+            errors.append(1e3 * error)
+            lost.append(shares(variant, trained, task))
+            skipped, took = str(trained.skipped_steps), f"{1e3 * seconds:.0f}"
+            yield [name, f"{1e3 * error:.0f}", skipped, *map(percent, lost[-1]), took]
+
     each = " / ".join(KINDS)
     header = ["training", f"test MAE of the {arguments.target}, meV", "steps left out"]
     header += [f"become 0, %: {each}", f"too large, %: {each}", "ms a step, compiling included"]
-    table(header, rows)
+    table(header, rows())
     draw(list(VARIANTS), errors, lost, "meV", arguments.figure)
 
 
