@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -129,10 +129,16 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp4_design_space.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/dft_precision.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/unit_scaling.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/umup.py
+
+# SchNet trained in each number format on the store of the demo; ten minutes after that.
+benchmark-few-bits: setup
+	test -d demo/dataset.zarr || $(MAKE) demo
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_in_few_bits.py demo/dataset.zarr
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup

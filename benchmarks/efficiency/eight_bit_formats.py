@@ -5,7 +5,9 @@ Prints tables and draws the signal-to-noise ratio over the scale of the data. Ru
 """
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import jax
@@ -48,9 +50,10 @@ SPLITS = {
 }
 
 
-def table(header: list[str], rows: list[list[str]]) -> None:
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(row) + " |")
+def table(header: list[str], rows: Iterable[list[str]]) -> None:
+    """Print a table row by row, as they are computed."""
+    for row in chain((header, ["---"] * len(header)), rows):
+        print("| " + " | ".join(row) + " |", flush=True)
     print()
 
 

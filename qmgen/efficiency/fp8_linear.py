@@ -5,6 +5,7 @@ two, 2^b, for the tensor, b = floor(log2(largest number of the format / absmax))
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -41,11 +42,15 @@ def fp8_constant_scale(bias: int, gradient_bias: int) -> MatmulFormats:
 
 
 class QuantisedLinear(eqx.Module):
-    """A linear layer for training: wide weights, rounded in every product."""
+    """A linear layer for training: wide weights, rounded in every product.
+
+    `key` is what a call without one takes; `with_keys` sets it.
+    """
 
     weight: Float[Array, "outputs inputs"]
     bias: Float[Array, " outputs"] | None
     formats: MatmulFormats = eqx.field(static=True)
+    key: Key[Array, ""] | UInt[Array, "2"] | None = None
 
     def __call__(
         self,
@@ -56,8 +61,9 @@ class QuantisedLinear(eqx.Module):
         """The layer of whole batches; under vmap each example's activations have their own scale.
 
         key
-            For stochastic rounding.
+            For stochastic rounding and random rotations.
         """
+        key = self.key if key is None else key
         y = quantised_matmul(x, self.weight.T, self.formats, key)
         return y if self.bias is None else y + self.bias
 
@@ -85,7 +91,40 @@ class CastLinear(eqx.Module):
 
 def quantise_linears(model: PyTree, formats: MatmulFormats) -> PyTree:
     """Replace each `equinox.nn.Linear` of a model by a `QuantisedLinear` of the same weights."""
-    return _replace_linears(model, lambda layer: QuantisedLinear(layer.weight, layer.bias, formats))
+    return replace_linears(model, lambda layer: QuantisedLinear(layer.weight, layer.bias, formats))
+
+
+def with_keys(model: PyTree, key: Key[Array, ""] | UInt[Array, "2"]) -> PyTree:
+    """Give each `QuantisedLinear` of a model a key of its own, for the random part of a step.
+
+    Call it with another key in each step, inside the function that is differentiated; then the
+    model itself need not pass keys on.
+    """
+
+    def is_quantised(node: object) -> bool:
+        return isinstance(node, QuantisedLinear)
+
+    count = sum(map(is_quantised, jax.tree.leaves(model, is_leaf=is_quantised)))
+    keys = iter(jax.random.split(key, max(count, 1)))
+    return jax.tree.map(
+        lambda node: replace(node, key=next(keys)) if is_quantised(node) else node,
+        model,
+        is_leaf=is_quantised,
+    )
+
+
+def apply_linear(
+    layer: Callable[..., Array], x: Float[Array, "*batch inputs"]
+) -> Float[Array, "*batch outputs"]:
+    """A linear layer, plain or quantised, of a whole batch; products are summed in float32.
+
+    An `equinox.nn.Linear` takes single vectors, and under vmap a quantised one would scale each by
+    itself.
+    """
+    if not isinstance(layer, eqx.nn.Linear):
+        return layer(x)
+    y = quantised_matmul(x, layer.weight.T, MatmulFormats())
+    return y if layer.bias is None else y + layer.bias
 
 
 def cast_linears(model: PyTree, weights: Format, activations: Format | None = None) -> PyTree:
@@ -102,10 +141,12 @@ def cast_linears(model: PyTree, weights: Format, activations: Format | None = No
     def cast(layer: eqx.nn.Linear | QuantisedLinear) -> CastLinear:
         return CastLinear(quantise(layer.weight, weights.along(-1)), layer.bias, activations)
 
-    return _replace_linears(model, cast)
+    return replace_linears(model, cast)
 
 
-def _replace_linears(model: PyTree, replacement: Callable[[Any], eqx.Module]) -> PyTree:
+def replace_linears(model: PyTree, replacement: Callable[[Any], eqx.Module]) -> PyTree:
+    """Put something in the place of each linear layer of a model, plain or quantised."""
+
     def is_linear(node: object) -> bool:
         return isinstance(node, QuantisedLinear) or (
             isinstance(node, eqx.nn.Linear)

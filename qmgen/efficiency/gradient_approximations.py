@@ -1,16 +1,17 @@
 """Gradients of a cast that know of its steps and scales, beside passing straight through.
 
-Hu et al., 2509.17791: y = s q(x / s), where both the steps of q and the scale s, which follows the
-block's absmax, depend on x. The scale's own rounding passes gradients straight through, and a
-tensor scale has none.
+Hu et al., 2509.17791: y = s q(x / s), where the steps of q, the scale s, which follows the block's
+absmax, and the rounding of s depend on x. A tensor scale has no gradient.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Key, UInt
 
 from qmgen.efficiency.casting import decode, round_to
@@ -27,6 +28,41 @@ ScaleGradient = Literal["none", "absmax", "softmax"]
 _POWER, _STEEPEST = 5.0, 3.0
 # Steepness of the sigmoid over a step, and the part of a step in which the spline rises.
 _STEEPNESS, _RISE = 8.0, 0.5
+
+
+@dataclass(frozen=True)
+class CastGradient:
+    """What stands in for the gradient of a cast; by default that of the identity.
+
+    Attributes
+    ----------
+    step
+        Of the element's steps, see `step_slope`.
+    scale
+        Where the scale's gradient goes: nowhere, to the largest number of the block, or to all of
+        them by a softmax of their magnitudes in units of the block's RMS.
+    scale_step
+        Of the steps of the scale's own format.
+
+    Raises
+    ------
+    InputError
+        The rounding of a scale that has no gradient.
+    """
+
+    step: Step = "straight_through"
+    scale: ScaleGradient = "none"
+    scale_step: Step = "straight_through"
+
+    def __post_init__(self) -> None:
+        if self.scale == "none" and self.scale_step != "straight_through":
+            raise InputError(
+                "the rounding of a scale has no gradient where the scale has none; choose 'absmax' "
+                "or 'softmax' for `scale`"
+            )
+
+
+STRAIGHT_THROUGH = CastGradient()
 
 
 def _values_of(element: Element) -> np.ndarray:
@@ -89,23 +125,14 @@ def _round_jvp(
     return value, tangents[0] * step_slope(primals[0], element, step)
 
 
-@partial(jax.jit, static_argnames=("format", "step", "scale_gradient"))
+@partial(jax.jit, static_argnames=("format", "gradient"))
 def approximate_quantise(
     x: Float[Array, "..."],
     format: Format,
-    step: Step = "straight_through",
-    scale_gradient: ScaleGradient = "none",
+    gradient: CastGradient = STRAIGHT_THROUGH,
     key: Key[Array, ""] | UInt[Array, "2"] | None = None,
 ) -> Float[Array, "..."]:
     """`fake_quantise` with another gradient.
-
-    Parameters
-    ----------
-    step
-        Gradient of the element's steps, see `step_slope`.
-    scale_gradient
-        Where the scale's gradient goes: nowhere, to the largest number of the block, or to all of
-        them by a softmax of their magnitudes in units of the block's RMS.
 
     Raises
     ------
@@ -114,19 +141,35 @@ def approximate_quantise(
     """
     wide = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
     total: Array = jnp.ones(format.granularity.scale_shape(x.shape), wide.dtype)
-    scales, tensor_scale = block_scales(jax.lax.stop_gradient(wide), format)
+    scales, tensor_scale = block_scales(lax.stop_gradient(wide), format)
     if scales is not None:
         total = scales if tensor_scale is None else scales * tensor_scale
-    if scale_gradient != "none":
-        if not isinstance(format.scale, ScaleFormat) or format.scale.statistic != "absmax":
-            raise InputError("the scale of this format has no absmax whose gradient is to be taken")
-        target = format.scale.target_in(format.element)
-        follows = _smooth_absmax(wide, format, scale_gradient) / target
-        # The rounded value with the gradient of the unrounded one.
-        total = total + (follows - jax.lax.stop_gradient(follows))
+    if gradient.scale != "none":
+        total = _differentiable(total, tensor_scale, wide, format, gradient)
     scale = spread(total, x.shape, format.granularity)
-    rounded = _round(wide / scale, format.element, format.rounding, format.saturate, step, key)
+    rounded = _round(
+        wide / scale, format.element, format.rounding, format.saturate, gradient.step, key
+    )
     return (rounded * scale).astype(x.dtype)
+
+
+def _differentiable(
+    total: Array, tensor_scale: Array | None, x: Array, format: Format, gradient: CastGradient
+) -> Array:
+    """The rounded scales with the gradient of what they follow."""
+    scale = format.scale
+    if not isinstance(scale, ScaleFormat) or scale.statistic != "absmax":
+        raise InputError("the scale of this format has no absmax whose gradient is to be taken")
+    follows = _smooth_absmax(x, format, gradient.scale) / scale.target_in(format.element)
+    if gradient.scale_step == "straight_through":
+        slope: Array | float = 1.0
+    else:
+        # What was rounded is the largest magnitude's, whatever its gradient follows.
+        wanted = _smooth_absmax(lax.stop_gradient(x), format, "absmax")
+        wanted = wanted / scale.target_in(format.element)
+        in_units = wanted if tensor_scale is None else wanted / tensor_scale
+        slope = step_slope(in_units, scale.element, gradient.scale_step)
+    return total + slope * (follows - lax.stop_gradient(follows))
 
 
 def _smooth_absmax(x: Array, format: Format, gradient: ScaleGradient) -> Array:
@@ -135,5 +178,5 @@ def _smooth_absmax(x: Array, format: Format, gradient: ScaleGradient) -> Array:
     if gradient == "absmax":
         return jnp.max(magnitudes, within)
     rms = jnp.sqrt(jnp.mean(magnitudes**2, within, keepdims=True) + 1e-30)
-    weights = jax.nn.softmax(jax.lax.stop_gradient(magnitudes / rms), within)
+    weights = jax.nn.softmax(lax.stop_gradient(magnitudes / rms), within)
     return jnp.sum(weights * magnitudes, within)

@@ -10,7 +10,12 @@ from jax import lax
 from jaxtyping import Array, Float, Key, UInt
 
 from qmgen.efficiency.formats import Format
-from qmgen.efficiency.hadamard import random_signs, rotate
+from qmgen.efficiency.gradient_approximations import (
+    STRAIGHT_THROUGH,
+    CastGradient,
+    approximate_quantise,
+)
+from qmgen.efficiency.hadamard import random_signs, rotate, rotate_back
 from qmgen.efficiency.quantise import fake_quantise
 from qmgen.errors import InputError
 
@@ -27,7 +32,9 @@ class MatmulFormats:
         All operands of the two backward products are rounded stochastically.
     rotation
         Products whose operands are turned by a random Hadamard matrix before they are rounded; this
-        needs a key, and an axis of whole blocks of `rotation_block`.
+        needs a key. Zeros fill a last block that is shorter than `rotation_block`.
+    cast_gradient
+        What the gradients of x and of the weights become on their way through the forward casts.
     """
 
     activations: Format | None = None
@@ -36,6 +43,7 @@ class MatmulFormats:
     stochastic_backward: bool = False
     rotation: Literal["none", "forward", "backward", "all"] = "none"
     rotation_block: int = 32
+    cast_gradient: CastGradient = STRAIGHT_THROUGH
 
 
 class _Operand(NamedTuple):
@@ -47,29 +55,61 @@ class _Operand(NamedTuple):
     key: Array | None
 
 
+def _filled(values: Array, axis: int, block: int) -> Array:
+    """Zeros after the last number of an axis, up to whole blocks."""
+    fill = [(0, 0)] * values.ndim
+    fill[axis] = (0, -values.shape[axis] % block)
+    return jnp.pad(values, fill)
+
+
 def _rounded(operand: _Operand, stochastic: bool, signs: Array | None) -> Array:
     values, format, axis, key = operand
     if format is None:
         return values
     if signs is not None:
-        values = rotate(values, signs, axis)
+        values = rotate(_filled(values, axis, len(signs)), signs, axis)
     if stochastic:
         format = format.with_rounding("stochastic")
     return fake_quantise(values, format.along(axis), key)
 
 
+def _signs(formats: MatmulFormats, backward: bool, key: Array | None) -> Array | None:
+    """Of a product's rotation, if it has one."""
+    if formats.rotation not in ("all", "backward" if backward else "forward"):
+        return None
+    if key is None:
+        raise InputError("a random rotation needs a key; pass key=jax.random.key(...)")
+    return random_signs(key, formats.rotation_block)
+
+
 def _rounded_pair(
     a: _Operand, b: _Operand, formats: MatmulFormats, backward: bool, key: Array | None
 ) -> tuple[Array, Array]:
-    signs = None
-    if formats.rotation in ("all", "backward" if backward else "forward"):
-        if a.format is None or b.format is None:
-            raise InputError("a rotation turns both operands, so both need a format")
-        if key is None:
-            raise InputError("a random rotation needs a key; pass key=jax.random.key(...)")
-        signs = random_signs(key, formats.rotation_block)
+    signs = _signs(formats, backward, key)
+    if signs is not None and (a.format is None or b.format is None):
+        raise InputError("a rotation turns both operands, so both need a format")
     stochastic = backward and formats.stochastic_backward
     return _rounded(a, stochastic, signs), _rounded(b, stochastic, signs)
+
+
+def _through_cast(
+    operand: _Operand, gradient: Array, formats: MatmulFormats, turn: Array | None
+) -> Array:
+    """Turn the gradient of a rounded operand of the forward product into that of the operand."""
+    values, format, axis, key = operand
+    if format is None or formats.cast_gradient == STRAIGHT_THROUGH:
+        return gradient
+    signs, rounds_to = _signs(formats, False, turn), format.along(axis)
+
+    def cast(v: Array) -> Array:
+        if signs is None:
+            return approximate_quantise(v, rounds_to, formats.cast_gradient, key)
+        turned = rotate(_filled(v, axis, len(signs)), signs, axis)
+        rounded = approximate_quantise(turned, rounds_to, formats.cast_gradient, key)
+        return lax.slice_in_dim(rotate_back(rounded, signs, axis), 0, v.shape[axis], axis=axis)
+
+    _, pullback = jax.vjp(cast, values)
+    return pullback(gradient)[0]
 
 
 def _product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
@@ -84,16 +124,20 @@ def _keys(key: Array | None) -> tuple[Array | None, ...]:
     return (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _matmul(x: Array, weights: Array, formats: MatmulFormats, key: Array | None) -> Array:
-    key_x, key_weights, _, turn = _keys(key)
-    a, b = _rounded_pair(
+def _operands(
+    x: Array, weights: Array, formats: MatmulFormats, key: Array | None
+) -> tuple[_Operand, _Operand]:
+    key_x, key_weights, _, _ = _keys(key)
+    return (
         _Operand(x, formats.activations, -1, key_x),
         _Operand(weights, formats.weights, 0, key_weights),
-        formats,
-        backward=False,
-        key=turn,
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: Array, weights: Array, formats: MatmulFormats, key: Array | None) -> Array:
+    operands = _operands(x, weights, formats, key)
+    a, b = _rounded_pair(*operands, formats, backward=False, key=_keys(key)[3])
     return _product(a, b, x.dtype)
 
 
@@ -126,7 +170,12 @@ def _backward(
         key=turn,
     )
     weight_gradient = _product(a.T, b, weights.dtype)
-    return x_gradient, weight_gradient, None
+    of_x, of_weights = _operands(x, weights, formats, key)
+    return (
+        _through_cast(of_x, x_gradient, formats, turn),
+        _through_cast(of_weights, weight_gradient, formats, turn),
+        None,
+    )
 
 
 _matmul.defvjp(_forward, _backward)
@@ -143,8 +192,8 @@ def quantised_matmul(
 
     As in Noune et al., 2206.02915, and Perez et al., 2309.17224, gradients are products of rounded
     operands, too: that of x of gradients and weights, that of the weights of x and gradients.
-    Rounding itself passes gradients straight through. Rotations and stochastic rounding backwards
-    are those of Hu et al., 2509.17791.
+    Rounding itself passes gradients straight through, or as `cast_gradient` has it. Rotations and
+    stochastic rounding backwards are those of Hu et al., 2509.17791.
 
     key
         Where something is random; it needs another one in each step.
@@ -152,6 +201,6 @@ def quantised_matmul(
     Raises
     ------
     InputError
-        No key, or an axis that a rotation's blocks don't fit into.
+        No key.
     """
     return _matmul(x, weights, formats, key)

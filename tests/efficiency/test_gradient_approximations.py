@@ -6,7 +6,11 @@ import pytest
 from qmgen.efficiency import formats
 from qmgen.efficiency.element import E2M1, FLOAT16, INT4, NF4
 from qmgen.efficiency.formats import Format
-from qmgen.efficiency.gradient_approximations import approximate_quantise, step_slope
+from qmgen.efficiency.gradient_approximations import (
+    CastGradient,
+    approximate_quantise,
+    step_slope,
+)
 from qmgen.efficiency.quantise import block_scales, fake_quantise
 from qmgen.errors import InputError
 
@@ -38,7 +42,7 @@ def test_slopes_climb_each_step_once(step: str) -> None:
 def test_value_is_that_of_the_cast() -> None:
     x = normal((4, 64))
     for format in (formats.MXFP4, formats.NVFP4):
-        y = approximate_quantise(x, format, "spline", "absmax")
+        y = approximate_quantise(x, format, CastGradient("spline", "absmax"))
         np.testing.assert_allclose(y, fake_quantise(x, format), rtol=1e-6)
 
 
@@ -55,7 +59,7 @@ def test_scale_gradient_reaches_the_largest_number() -> None:
 
     def gradient(kind: str) -> np.ndarray:
         def loss(v: jax.Array) -> jax.Array:
-            return jnp.sum(weights * approximate_quantise(v, format, scale_gradient=kind))
+            return jnp.sum(weights * approximate_quantise(v, format, CastGradient(scale=kind)))
 
         return np.asarray(jax.jit(jax.grad(loss))(x))
 
@@ -76,8 +80,10 @@ def test_scale_gradient_reaches_the_largest_number() -> None:
 def test_bad_requests() -> None:
     x = np.ones((2, 32), np.float32)
     with pytest.raises(InputError, match="absmax"):
-        approximate_quantise(x, formats.FP8_143, scale_gradient="absmax")
+        approximate_quantise(x, formats.FP8_143, CastGradient(scale="absmax"))
     with pytest.raises(InputError, match="8 bits"):
-        jax.grad(lambda v: approximate_quantise(v, Format(FLOAT16), "spline").sum())(x)
+        jax.grad(lambda v: approximate_quantise(v, Format(FLOAT16), CastGradient("spline")).sum())(
+            x
+        )
     with pytest.raises(InputError, match="key"):
         approximate_quantise(x, formats.MXFP4.with_rounding("stochastic"))

@@ -1,0 +1,216 @@
+"""SchNet in JAX, for padded batches: the network of `qmgen.training.model`, weight for weight.
+
+Schütt et al., J. Chem. Phys. 148, 241722 (2018). All pairs of atoms of a molecule are there, with a
+mask, which suits small molecules; the cutoff takes care of the rest.
+"""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
+
+from qmgen.efficiency.fp8_linear import apply_linear
+from qmgen.errors import InputError
+from qmgen.training.config import TrainConfig
+from qmgen.training.model import PropertyModel
+from qmgen.training.selection import MAX_ATOMIC_NUMBER
+from qmgen.training.targets import SCALARS, Target
+
+Linear = Any
+"""`equinox.nn.Linear`, or what has taken its place (`qmgen.efficiency.fp8_linear`)."""
+
+
+def shifted_softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """ln(1/2 + e^x / 2), which is 0 at 0."""
+    return jax.nn.softplus(x) - jnp.asarray(np.log(2.0), x.dtype)
+
+
+def gaussian_basis(
+    distances_angstrom: Float[Array, "*shape"], cutoff_angstrom: float, count: int
+) -> Float[Array, "*shape basis"]:
+    """Gaussians at even distances from 0 to the cutoff, as wide as they are apart."""
+    centres = jnp.linspace(0.0, cutoff_angstrom, count, dtype=distances_angstrom.dtype)
+    width = centres[1] - centres[0]
+    return jnp.exp(-0.5 / width**2 * (distances_angstrom[..., None] - centres) ** 2)
+
+
+def cosine_cutoff(
+    distances_angstrom: Float[Array, "*shape"], cutoff_angstrom: float
+) -> Float[Array, "*shape"]:
+    """From 1 at 0 to 0 at the cutoff and beyond."""
+    value = 0.5 * (jnp.cos(distances_angstrom * np.pi / cutoff_angstrom) + 1)
+    return jnp.where(distances_angstrom < cutoff_angstrom, value, 0.0)
+
+
+class Interaction(eqx.Module):
+    """A continuous-filter convolution, and what it adds to each atom."""
+
+    into_filters: Linear
+    filters: tuple[Linear, Linear]
+    out: tuple[Linear, Linear]
+
+    def __call__(
+        self,
+        atoms: Float[Array, "n nat features"],
+        basis: Float[Array, "n nat nat basis"],
+        reach: Float[Array, "n nat nat"],
+    ) -> Float[Array, "n nat features"]:
+        """What atoms take from their neighbours.
+
+        basis, reach
+            Of each atom (first of the two axes) and neighbour; `reach` is the cutoff's factor, 0
+            for what is no pair.
+        """
+        first, second = self.filters
+        weights = apply_linear(second, shifted_softplus(apply_linear(first, basis)))
+        weights = weights * reach[..., None]
+        messages = weights * apply_linear(self.into_filters, atoms)[:, None]
+        # 16-bit types have too few digits to add neighbours up in.
+        taken = messages.sum(2, dtype=jnp.float32).astype(atoms.dtype)
+        first, second = self.out
+        return apply_linear(second, shifted_softplus(apply_linear(first, taken)))
+
+
+class SchNet(eqx.Module):
+    """One number a molecule, a sum or a mean over atoms; standardised as while training.
+
+    Attributes
+    ----------
+    embedding
+        Features by atomic number.
+    interactions
+        They are computed in the dtype of their weights.
+    readout
+        Two layers, in float32.
+    cutoff_angstrom, basis_size
+        Of the Gaussians.
+    aggregation
+        "sum" for energies, "mean" for gaps and orbital energies.
+    """
+
+    embedding: Float[Array, "elements features"]
+    interactions: tuple[Interaction, ...]
+    readout: tuple[Linear, Linear]
+    cutoff_angstrom: float = eqx.field(static=True)
+    basis_size: int = eqx.field(static=True)
+    aggregation: Literal["sum", "mean"] = eqx.field(static=True)
+
+    def __call__(
+        self,
+        z: Int[Array, "n nat"] | UInt[Array, "n nat"],
+        positions_angstrom: Float[Array, "n nat 3"],
+        atom_mask: Bool[Array, "n nat"],
+    ) -> Float[Array, " n"]:
+        """The target of each molecule of a padded batch; of no atoms it is 0."""
+        distances, pairs = pair_distances(positions_angstrom, atom_mask)
+        basis = gaussian_basis(distances, self.cutoff_angstrom, self.basis_size)
+        basis = jnp.where(pairs[..., None], basis, 0.0)
+        reach = jnp.where(pairs, cosine_cutoff(distances, self.cutoff_angstrom), 0.0)
+        dtype = self.interactions[0].into_filters.weight.dtype
+        atoms = jnp.where(atom_mask[..., None], self.embedding[z], 0.0).astype(dtype)
+        for interaction in self.interactions:
+            atoms = atoms + interaction(atoms, basis.astype(dtype), reach.astype(dtype))
+        first, second = self.readout
+        hidden = jax.nn.silu(apply_linear(first, atoms.astype(self.embedding.dtype)))
+        values = jnp.where(atom_mask, apply_linear(second, hidden)[..., 0], 0.0)
+        total = values.sum(-1)
+        return total if self.aggregation == "sum" else total / jnp.maximum(atom_mask.sum(-1), 1)
+
+
+def pair_distances(
+    positions_angstrom: Float[Array, "n nat 3"], atom_mask: Bool[Array, "n nat"]
+) -> tuple[Float[Array, "n nat nat"], Bool[Array, "n nat nat"]]:
+    """Distances, Angstrom, and which of them are between two different atoms; others are 0."""
+    nat = positions_angstrom.shape[1]
+    pairs = atom_mask[:, :, None] & atom_mask[:, None, :] & ~jnp.eye(nat, dtype=bool)
+    away = positions_angstrom[:, None] - positions_angstrom[:, :, None]
+    squared = jnp.where(pairs, (away**2).sum(-1), 1.0)
+    # The root of 0 has no gradient, so it isn't taken.
+    return jnp.where(pairs, lax.sqrt(squared), 0.0), pairs
+
+
+def _aggregation(target: Target) -> Literal["sum", "mean"]:
+    if target not in SCALARS:
+        raise InputError(f"the SchNet in JAX has one number a molecule, and {target} is none")
+    return "sum" if target == "energy" else "mean"
+
+
+def build_schnet(config: TrainConfig, target: Target, key: Key[Array, ""]) -> SchNet:
+    """An untrained network with weights drawn as schnetpack draws them.
+
+    Matrices are Xavier-uniform, biases 0, the embedding normal.
+
+    Raises
+    ------
+    InputError
+        PaiNN is asked for, neighbours are limited, or the target is a vector.
+    """
+    if config.representation != "schnet" or config.max_neighbors is not None:
+        raise InputError("the network in JAX is SchNet with all neighbours within the cutoff")
+    aggregation = _aggregation(target)
+    features, filters = config.n_atom_basis, config.n_filters or config.n_atom_basis
+    keys = iter(jax.random.split(key, 5 * config.n_interactions + 3))
+
+    def linear(inputs: int, outputs: int, bias: bool = True) -> eqx.nn.Linear:
+        layer = eqx.nn.Linear(inputs, outputs, bias, key=(drawn := next(keys)))
+        weight = jax.nn.initializers.xavier_uniform()(drawn, (outputs, inputs))
+        layer = eqx.tree_at(lambda node: node.weight, layer, weight)
+        if bias:
+            layer = eqx.tree_at(lambda node: node.bias, layer, jnp.zeros(outputs))
+        return layer
+
+    embedding = jax.random.normal(next(keys), (MAX_ATOMIC_NUMBER + 1, features)).at[0].set(0)
+    interactions = tuple(
+        Interaction(
+            linear(features, filters, bias=False),
+            (linear(config.n_rbf, filters), linear(filters, filters)),
+            (linear(filters, features), linear(features, features)),
+        )
+        for _ in range(config.n_interactions)
+    )
+    hidden = max(1, features // 2)
+    readout = (linear(features, hidden), linear(hidden, 1))
+    return SchNet(
+        embedding,
+        interactions,
+        readout,
+        config.cutoff_angstrom,
+        config.n_rbf,
+        aggregation,
+    )
+
+
+def from_schnetpack(model: PropertyModel, target: Target) -> SchNet:
+    """The same network with the weights of one of `qmgen train`.
+
+    Raises
+    ------
+    InputError
+        It is no SchNet with all neighbours, or has not learnt this target.
+    """
+    if target not in model.heads:
+        raise InputError(f"the model has not learnt {target}, but {', '.join(model.heads)}")
+    network = build_schnet(model.config, target, jax.random.key(0))
+    source: Any = model.representation
+    outnet: Any = model.heads[target].outnet
+    representation = [source.embedding.weight]
+    for block in source.interactions:
+        representation.append(block.in2f.weight)
+        for layer in (*block.filter_network, *block.f2out):
+            representation += [layer.weight, layer.bias]
+    head = [w for layer in outnet for w in (layer.weight, layer.bias)]
+    leaves, structure = jax.tree.flatten(network)
+    weights = [_as_array(weight) for weight in (*representation, *head)]
+    weights[0] = weights[0][: MAX_ATOMIC_NUMBER + 1]
+    if [w.shape for w in weights] != [leaf.shape for leaf in leaves]:
+        raise InputError("the model's weights have other shapes than its configuration says")
+    return jax.tree.unflatten(structure, weights)
+
+
+def _as_array(weight: torch.Tensor) -> Float[Array, "..."]:
+    return jnp.asarray(weight.detach().cpu().numpy())
