@@ -129,6 +129,7 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
