@@ -6,6 +6,7 @@ Prints tables and draws the loss while training. Run as `make benchmark-efficien
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,10 +61,9 @@ class Outcome(NamedTuple):
 def first_parameters() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(5)
     widths = [INPUTS, *[WIDTH] * (DEPTH - 1), CLASSES]
-    shapes = zip(widths, widths[1:], strict=False)
     return [
         (rng.normal(size=(n, m)).astype(np.float32) / np.float32(np.sqrt(n)), np.zeros(m, "f"))
-        for n, m in shapes
+        for n, m in pairwise(widths)
     ]
 
 
@@ -208,7 +208,8 @@ def ranges(parameters: Any) -> None:
         return as_scaled(tree, dtype=jnp.float16)
 
     cases = {}
-    for name, prepare, transform in (("float16", half, lambda f: f), ("scalified", scaled, scalify)):
+    ways = (("float16", half, lambda f: f), ("scalified", scaled, scalify))
+    for name, prepare, transform in ways:
         for product, bits in ((jnp.matmul, 16), (fp8_matmul, 8)):
             found = jax.jit(transform(tensors(product)))(
                 prepare(parameters), prepare(taps), prepare(x), y

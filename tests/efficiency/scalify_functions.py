@@ -163,7 +163,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "perceptron, gradient": lambda a, b, m, v: jax.value_and_grad(
         lambda m, v: jnp.sum(mlp(a, m, v)), (0, 1)
     )(m, v),
-    "cross-entropy, gradient": lambda a, b, m, v: jax.value_and_grad(cross_entropy, (1, 2))(a, m, v),
+    "cross-entropy, gradient": lambda a, b, m, v: jax.value_and_grad(cross_entropy, (1, 2))(
+        a, m, v
+    ),
     "recurrent network": lambda a, b, m, v: rnn(a, m, v),
     "recurrent network, gradient": lambda a, b, m, v: jax.grad(
         lambda m, v: jnp.sum(rnn(a, m, v)[1]), (0, 1)

@@ -37,9 +37,7 @@ def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_scalified_is_plain(name: str) -> None:
     function = FUNCTIONS[name]
-    both = compiled(
-        lambda scaled, plain: (unscale(scalify(function)(*scaled)), function(*plain))
-    )
+    both = compiled(lambda scaled, plain: (unscale(scalify(function)(*scaled)), function(*plain)))
     for exponent in (-20, 0, 3, 20):
         factor = np.float32(2.0**exponent)
         scaled = [ScaledArray(x, factor) for x in inputs()]

@@ -215,9 +215,7 @@ def test_scaled_gradients_give_scaled_updates() -> None:
     assert isinstance(state[0].nu["w"], ScaledArray)
     # The first step of Adam has the size of the rate, but for gradients of the size of epsilon.
     g = normal(1, 4, 3) * 1e-6
-    np.testing.assert_allclose(
-        unscale(updates["w"]), -1e-2 * g / (np.abs(g) + 1e-6), rtol=1e-2
-    )
+    np.testing.assert_allclose(unscale(updates["w"]), -1e-2 * g / (np.abs(g) + 1e-6), rtol=1e-2)
 
 
 def test_bad_input_is_refused() -> None:

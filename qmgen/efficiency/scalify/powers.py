@@ -47,7 +47,7 @@ def split_scalar(x: Float[Array, ""] | np.ndarray) -> tuple[Scalar, Scalar]:
 
 
 def product_of_scales(a: Scalar | float, b: Scalar | float) -> tuple[Scalar, Scalar]:
-    """a * b as a scale within bounds, and what data must be multiplied by, which is 1 as a rule.
+    """Product as a scale within bounds, and what data must be multiplied by, which is 1 as a rule.
 
     Scales are constants where something is differentiated: gradients go by way of the data.
     """
@@ -56,13 +56,13 @@ def product_of_scales(a: Scalar | float, b: Scalar | float) -> tuple[Scalar, Sca
 
 
 def quotient_of_scales(a: Scalar, b: Scalar) -> tuple[Scalar, Scalar]:
-    """a / b as `product_of_scales` has a * b."""
+    """Quotient, as `product_of_scales` has the product."""
     scale = lax.stop_gradient(jnp.clip(a / b, SMALLEST, LARGEST))
     return scale, (a / scale) / b
 
 
 def power_of_scale(scale: Scalar, exponent: int) -> tuple[Scalar, Scalar]:
-    """scale ** exponent as `product_of_scales` has a * b."""
+    """Integer power, as `product_of_scales` has the product."""
     result, rest = jnp.ones_like(scale), jnp.ones_like(scale)
     for bit in f"{abs(exponent):b}":
         result, more = product_of_scales(result, result)

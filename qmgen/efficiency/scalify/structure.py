@@ -60,9 +60,7 @@ def at_largest_scale(equation: JaxprEqn, *operands: Value) -> list[Value]:
     return scaled_result(equation, bind(equation, *arrays), scale)
 
 
-def scatter_add(
-    equation: JaxprEqn, operand: Value, places: Value, updates: Value
-) -> list[Value]:
+def scatter_add(equation: JaxprEqn, operand: Value, places: Value, updates: Value) -> list[Value]:
     """Sums at places, in float32 at least."""
     x, y = lift(operand), lift(updates)
     scale = larger_scale([x.scale, y.scale])
@@ -91,8 +89,8 @@ _AT_LARGEST_SCALE = (
 )
 
 RULES = {
-    **{name: on_data for name in _ON_DATA.split()},
-    **{name: at_largest_scale for name in _AT_LARGEST_SCALE.split()},
+    **dict.fromkeys(_ON_DATA.split(), on_data),
+    **dict.fromkeys(_AT_LARGEST_SCALE.split(), at_largest_scale),
     "sort": each_on_data,
     "optimization_barrier": each_on_data,
     "gather": gather,
