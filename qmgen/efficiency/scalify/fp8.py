@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 from qmgen.efficiency.scalify.markers import saturating_cast
 
 
-def _dot(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]], dtype: type) -> Array:
+def _dot(
+    a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]], dtype: np.dtype
+) -> Array:
     product = lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=jnp.float32)
     return product.astype(dtype)
 

@@ -122,7 +122,8 @@ def _is_array(leaf: object) -> bool:
 def evaluate(closed: ClosedJaxpr, *operands: Value) -> list[Value]:
     """Interpret a jaxpr."""
     jaxpr = closed.jaxpr
-    known: dict[Any, Value] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    constants = [v if isinstance(v, jax.Array) else np.asarray(v) for v in closed.consts]
+    known: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
     known.update(zip(jaxpr.invars, operands, strict=True))
 
     def read(atom: Any) -> Value:

@@ -53,9 +53,10 @@ def rescaled(value: ScaledArray, norm: str) -> ScaledArray:
 def _dynamic_rescale(x: Any, norm: str) -> Any:
     if isinstance(x, ScaledArray):
         return rescaled(checked(x), norm)
-    if not is_float(jnp.asarray(x)):
-        raise InputError(f"only floats are rescaled, not {jnp.asarray(x).dtype}")
-    return dynamic_rescale_p.bind(x, norm=norm)
+    array = jnp.asarray(x)
+    if not is_float(array):
+        raise InputError(f"only floats are rescaled, not {array.dtype}")
+    return dynamic_rescale_p.bind(array, norm=norm)
 
 
 def dynamic_rescale_max(x: Any) -> Any:
