@@ -139,6 +139,7 @@ benchmark-efficiency: setup
 benchmark-few-bits: setup
 	test -d demo/dataset.zarr || $(MAKE) demo
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_in_few_bits.py demo/dataset.zarr
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
