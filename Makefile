@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-efficiency benchmark-quantisation benchmark-label-codec benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
 
 setup: $(VENV)/.installed
 
@@ -128,7 +128,17 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/optimal_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
+
+# The demo's network with its weights in 2 to 8 bits.
+benchmark-quantisation: demo
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_quantisation.py \
+		demo/schnet/model.ckpt demo/dataset.zarr
+
+# The demo's labels at two bounds: rounded against entropy-coded.
+benchmark-label-codec: demo
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/label_codec.py demo/dataset.zarr
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup
