@@ -52,11 +52,12 @@ FORMATS = (
     codebook_by_block(NORMAL, 64),
     entropy_coded(),
 )
-NAMES = ("", ", normal", ", Student t5", "", "", "")
 BITS = range(2, 9)
 
 
 class Point(NamedTuple):
+    """Bits a weight, the target's error, and the divergence, measured and predicted."""
+
     bits: float
     mae: float
     kl: float
@@ -126,17 +127,18 @@ def main() -> None:
     ]
     table(["tensor", "weights", "RMS", "mean F", "bits of a mean of 4"], rows)
     rows, kl_rows = [], []
-    for format, suffix in zip(FORMATS, NAMES, strict=True):
+    for format in FORMATS:
         for title, points in curves(tested, found, format).items():
-            name = f"{format.name}{suffix}"
-            rows.append([name, title, *(f"{p.mae:.4f} ({p.bits:.2f})" for p in points)])
-            kl_rows.append([name, title, *(f"{p.predicted:.2g} / {p.kl:.2g}" for p in points)])
+            rows.append([format.name, title, *(f"{p.mae:.4f} ({p.bits:.2f})" for p in points)])
+            kl_rows.append(
+                [format.name, title, *(f"{p.predicted:.2g} / {p.kl:.2g}" for p in points)]
+            )
             plt.plot(
                 [p.bits for p in points],
                 [p.mae for p in points],
                 "--" if title == "even" else "-",
                 color=f"C{FORMATS.index(format)}",
-                label=f"{name}, {title}",
+                label=f"{format.name}, {title}",
                 marker=".",
             )
     print(f"Test MAE of {target}, {unit} (bits a weight)")

@@ -50,6 +50,13 @@ class Distribution:
             raise InputError(f"Student's t with {nu} degrees of freedom has no RMS; give over 2")
 
     @property
+    def title(self) -> str:
+        """For tables."""
+        if self.family == "student_t":
+            return f"Student t{self._nu:g}"
+        return self.family.replace("laplace", "Laplace")
+
+    @property
     def density(self) -> Any:
         """The distribution as one of SciPy's."""
         if self.family == "normal":

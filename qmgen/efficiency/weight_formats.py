@@ -41,7 +41,7 @@ class WeightFormat:
     Attributes
     ----------
     name
-        For tables.
+        For tables; of codebooks, the distribution that they are made for comes first.
     whole
         Whether an element has a whole number of bits.
     apply
@@ -93,7 +93,7 @@ def integers_by_block(block: int) -> WeightFormat:
 def codebook_by_tensor(distribution: Distribution) -> WeightFormat:
     """Cube-root density, one RMS scale."""
     return WeightFormat(
-        "cube root, RMS of the tensor", True, _of_format(_codebook_by_rms(distribution))
+        f"{distribution.title}, RMS of the tensor", True, _of_format(_codebook_by_rms(distribution))
     )
 
 
@@ -104,7 +104,7 @@ def codebook_by_channel(distribution: Distribution) -> WeightFormat:
     def format_at(bits: int) -> Format:
         return Format(rms_codebook(distribution, 1 << bits), scale, per_channel(0))
 
-    return WeightFormat("cube root, RMS by channel", True, _of_format(format_at))
+    return WeightFormat(f"{distribution.title}, RMS by channel", True, _of_format(format_at))
 
 
 def codebook_by_block(distribution: Distribution, block: int) -> WeightFormat:
@@ -115,7 +115,9 @@ def codebook_by_block(distribution: Distribution, block: int) -> WeightFormat:
         book = absmax_codebook(distribution, 1 << bits, block, "signmax")
         return Format(book, scale, blocks)
 
-    return WeightFormat(f"cube root, signmax of {block}", True, _of_format(format_at, flat=True))
+    return WeightFormat(
+        f"{distribution.title}, signmax of {block}", True, _of_format(format_at, flat=True)
+    )
 
 
 def codebook_and_outliers(distribution: Distribution, share: float = 0.001) -> WeightFormat:
@@ -128,7 +130,7 @@ def codebook_and_outliers(distribution: Distribution, share: float = 0.001) -> W
         taken = sparse_bits_per_element(sparse, x.shape) * x.size
         return Rounded(np.asarray(dequantise_sparse(quantised)), taken)
 
-    return WeightFormat(f"the same, {100 * share:g}% outliers apart", True, apply)
+    return WeightFormat(f"{distribution.title}, RMS, {100 * share:g}% outliers apart", True, apply)
 
 
 def entropy_coded() -> WeightFormat:
