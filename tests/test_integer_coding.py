@@ -1,5 +1,7 @@
 """Integers through the entropy coder: exactly the same, in about as few bits as can be."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 pytest.importorskip("constriction")
 
-from qmgen.errors import InputError
+from qmgen.errors import InputError, MissingExtraError
 from qmgen.integer_coding import coded_bits, decode_integers, encode_integers, shannon_bits
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -50,3 +52,13 @@ def test_damage_that_shows() -> None:
     for bad in (b"", data[:10], data[:-3], data[: len(data) // 2], b"\x00" * 50, data + b"1"):
         with pytest.raises(InputError, match="damaged"):
             decode_integers(bad)
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_integers(np.arange(4))
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    for call in (lambda: encode_integers(np.arange(4)), lambda: decode_integers(data)):
+        with pytest.raises(MissingExtraError, match="entropy"):
+            call()
+    # A single integer needs no coder.
+    assert decode_integers(encode_integers(np.full(9, -5))).tolist() == [-5] * 9

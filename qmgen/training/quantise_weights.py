@@ -53,7 +53,8 @@ def weight_tensors(model: PropertyModel) -> Tensors:
     Of embeddings only the rows of elements that were learnt.
     """
     return {
-        name: parameter.detach().cpu().numpy()[_rows(model, name)]
+        # Not a view, which would change with the model.
+        name: np.array(parameter.detach().cpu().numpy()[_rows(model, name)])
         for name, parameter in model.named_parameters()
         if parameter.ndim > 1
     }
