@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean
+.PHONY: benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
 
 setup: $(VENV)/.installed
 
@@ -123,23 +123,32 @@ benchmark-fine-tuning: scaling-law
 	$(ONE_THREAD) $(BIN)/python benchmarks/fine_tuning.py scaling/qm9.zarr \
 		scaling/law/size-012288/model.ckpt scaling/fine-tuning
 
-# Number formats: casts, signal to noise, training in 8 bits and fewer; unit scaling; a quarter of
-# an hour.
+# Number formats, scaling and low precision: a script for each paper, and what formats do to the
+# energy of a Kohn-Sham calculation; half an hour.
 benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/block_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp4_design_space.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/optimal_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/dft_precision.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/unit_scaling.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/umup.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
 
 # SchNet trained in each number format on the store of the demo; ten minutes after that.
-benchmark-few-bits: setup
-	test -d demo/dataset.zarr || $(MAKE) demo
+benchmark-few-bits: demo
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_in_few_bits.py demo/dataset.zarr
-	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
+
+# The demo's network with its weights in 2 to 8 bits.
+benchmark-quantisation: demo
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_quantisation.py \
+		demo/schnet/model.ckpt demo/dataset.zarr
+
+# The demo's labels at two bounds: rounded against entropy-coded.
+benchmark-label-codec: demo
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/label_codec.py demo/dataset.zarr
 
 # Differences from PySCF over molecules, bases and functionals.
 accuracy: setup

@@ -19,10 +19,11 @@ ALLOWED = {
     "errors": set(),
     "units": set(),
     "configuration": {"errors"},
-    "efficiency": {"errors", "units"},
+    "integer_coding": {"errors"},
+    "efficiency": {"errors", "units", "integer_coding"},
     "molecules": {"errors", "units"},
     "dft": {"errors", "units"},
-    "dataset": {"errors", "units"},
+    "dataset": {"errors", "units", "integer_coding"},
     "generate": {"errors", "units", "configuration", "efficiency", "molecules", "dft", "dataset"},
     "training": {"errors", "units", "configuration", "efficiency", "molecules", "dft", "dataset"},
     "knowledge": {"errors", "units", "dataset"},
@@ -53,6 +54,7 @@ CONFINED = {
     "http": {"inspection"},
     "pyscf": {"dft", "generate"},
     "e3nn": {"training"},
+    "constriction": {"integer_coding"},
     "jax": {"dft", "generate", "training", "efficiency"},
 }
 

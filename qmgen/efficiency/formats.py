@@ -35,18 +35,28 @@ class ScaleFormat:
     element
         Format of the scale itself.
     statistic
-        "absmax" or "rms" of the block's numbers.
+        "absmax" or "rms" of the block's numbers, or "signmax", its number of largest magnitude with
+        the sign, so that this one always becomes the target and never minus it.
     target
         What the statistic becomes in the element: "max", its largest number; "max_exponent", the
         largest power of two (MX formats); or a number.
     rounding
-        Of the scale.
+        Of the scale's magnitude.
+
+    Raises
+    ------
+    InputError
+        "signmax" and a scale without sign.
     """
 
     element: FloatElement = FLOAT32
-    statistic: Literal["absmax", "rms"] = "absmax"
+    statistic: Literal["absmax", "rms", "signmax"] = "absmax"
     target: Literal["max", "max_exponent"] | float = "max"
     rounding: Literal["nearest_even", "toward_zero", "up"] = "nearest_even"
+
+    def __post_init__(self) -> None:
+        if self.statistic == "signmax" and not self.element.signed:
+            raise InputError("'signmax' keeps a sign in the scale; give it a format that has one")
 
     def target_in(self, element: Element) -> float:
         """The target as a number."""

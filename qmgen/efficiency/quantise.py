@@ -91,23 +91,29 @@ def scales_for(statistics: Float[Array, "..."], format: Format) -> Float[Array, 
 def block_statistics(
     x: Float[Array, "..."], format: Format, scale: ScaleFormat
 ) -> Float[Array, "..."]:
-    """Absmax or RMS of each block, as the scale's format has it."""
+    """Absmax, RMS or signed maximum of each block, as the scale's format has it."""
     blocked = into_blocks(x, format.granularity)
     within = tuple(range(1, 2 * x.ndim, 2))
-    if scale.statistic == "absmax":
-        return absmax(blocked, within)
+    if scale.statistic != "rms":
+        largest = absmax(blocked, within)
+        if scale.statistic == "absmax":
+            return largest
+        return jnp.where(jnp.max(blocked, within, initial=0) == largest, largest, -largest)
     mean_square = jnp.sum(blocked**2, within) / numbers_in_blocks(x.shape, format.granularity)
     return jnp.sqrt(mean_square).astype(x.dtype)
 
 
 def _wanted_scales(statistics: Array, format: Format, scale: ScaleFormat) -> Array:
-    scales = jnp.maximum(statistics / scale.target_in(format.element), _SMALLEST)
+    magnitudes = jnp.abs(statistics)
+    scales = jnp.maximum(magnitudes / scale.target_in(format.element), _SMALLEST)
     # NaN compares false and stays.
-    return jnp.where(statistics > 0, scales, statistics)
+    return jnp.where(magnitudes > 0, jnp.copysign(scales, statistics), statistics)
 
 
 def _rounded_scale(wanted: Array, scale: ScaleFormat) -> Array:
-    rounded = round_to(wanted, scale.element, scale.rounding)
+    rounded = round_to(jnp.abs(wanted), scale.element, scale.rounding)
+    if scale.element.signed:
+        rounded = jnp.copysign(rounded, wanted)
     return jnp.where((wanted == 0) | (rounded == 0), 1.0, rounded).astype(wanted.dtype)
 
 

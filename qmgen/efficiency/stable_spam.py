@@ -9,17 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from qmgen.efficiency.fp4_training import FP4Recipe
-from qmgen.errors import InputError, MissingExtraError
-
-try:
-    import optax
-except ImportError as error:
-    raise MissingExtraError(
-        f"StableSPAM is built on optax ({error}); install it with: pip install 'qmgen[efficiency]'"
-    ) from error
+from qmgen.errors import InputError
 
 # Authors' guard against a division by zero.
 _EPSILON = 1e-8

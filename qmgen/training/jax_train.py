@@ -11,21 +11,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Float32, Float64, Key, PyTree, UInt8
 
 from qmgen.dataset import BatchLoader, PaddedBatch, padded_batches
 from qmgen.efficiency.loss_scaling import LossScale, keep_if, value_and_scaled_grad
-from qmgen.errors import InputError, MissingExtraError
+from qmgen.errors import InputError
 from qmgen.training.standardise import Scaling
 from qmgen.training.targets import SCALARS, TARGETS, Target
 from qmgen.units import ANGSTROM_PER_BOHR
-
-try:
-    import optax
-except ImportError as error:
-    raise MissingExtraError(
-        f"training in JAX needs optax ({error}); install it with: pip install 'qmgen[efficiency]'"
-    ) from error
 
 
 class Molecules(NamedTuple):
