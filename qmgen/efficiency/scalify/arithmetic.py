@@ -4,6 +4,7 @@ All of them compute in float32 (or float64) and round once. Two powers of two ca
 that in float32 the results are those of the plain function but for numbers near the ends of range.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from qmgen.efficiency.scalify.values import (
     known_number,
     larger_scale,
     lift,
+    result_dtype,
     scaled_result,
     unscaled,
     wide_data,
@@ -100,13 +102,13 @@ def compare(equation: JaxprEqn, a: Value, b: Value) -> list[Value]:
 
 def cast(equation: JaxprEqn, a: Value) -> list[Value]:
     """Cast data between floats, and what is unscaled to anything else."""
-    if is_float(equation.outvars[0].aval.dtype):
+    if is_float(result_dtype(equation)):
         x = lift(a)
         return [ScaledArray(bind(equation, x.data), x.scale)]
     return [bind(equation, unscaled(a))]
 
 
-RULES = {
+RULES: dict[str, Callable[..., list[Value]]] = {
     "mul": multiply,
     "square": square,
     "div": divide,

@@ -1,5 +1,6 @@
 """Rules of primitives that call a function: jit, checkpoint, and custom derivatives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from qmgen.efficiency.scalify.values import Value, bind, results, without_filled
 
 def inline(evaluate: Evaluate, equation: JaxprEqn, *operands: Value) -> list[Value]:
     """Interpret the function in place; an outer jit compiles it anyway."""
-    called = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    called: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     closed = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
     return evaluate(closed, *operands)
 
@@ -166,7 +167,7 @@ def _cotangent(value: Any, gradient: Any) -> Any:
     return ScaledArray(by_data.astype(value.dtype), by_scale)
 
 
-RULES = {
+RULES: dict[str, Callable[..., list[Value]]] = {
     "jit": inline,
     "pjit": inline,
     "closed_call": inline,

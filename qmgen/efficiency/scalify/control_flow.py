@@ -152,4 +152,8 @@ def conditional(evaluate: Evaluate, equation: JaxprEqn, place: Value, *operands:
     return lax.switch(plain(place), [taken(branch) for branch in branches])
 
 
-RULES = {"scan": scan, "while": while_loop, "cond": conditional}
+RULES: dict[str, Callable[..., list[Value]]] = {
+    "scan": scan,
+    "while": while_loop,
+    "cond": conditional,
+}

@@ -31,6 +31,7 @@ from qmgen.efficiency.scalify.values import (
     filled_result,
     plain,
     results,
+    shaped,
     unscaled,
     without_filled,
 )
@@ -128,7 +129,7 @@ def evaluate(closed: ClosedJaxpr, *operands: Value) -> list[Value]:
 
     def read(atom: Any) -> Value:
         if isinstance(atom, Literal):
-            return np.asarray(atom.val, atom.aval.dtype)
+            return np.asarray(atom.val, shaped(atom).dtype)
         return known[atom]
 
     for equation in jaxpr.eqns:
@@ -160,8 +161,8 @@ def apply_unscaled(equation: JaxprEqn, operands: list[Value]) -> list[Value]:
     if done is None:
         done = results(equation, bind(equation, *(plain(value) for value in operands)))
     return [
-        ScaledArray(value.astype(variable.aval.dtype), jnp.float32(1))
-        if is_float(variable.aval)
+        ScaledArray(value.astype(shaped(variable).dtype), jnp.float32(1))
+        if is_float(shaped(variable))
         else value
         for value, variable in zip(done, equation.outvars, strict=True)
     ]
@@ -187,7 +188,7 @@ def _applied_wide(equation: JaxprEqn, operands: list[Value]) -> list[Any] | None
     except (TypeError, ValueError, NotImplementedError):
         return None
     for shape, variable in zip(shapes, equation.outvars, strict=True):
-        expected = variable.aval
+        expected = shaped(variable)
         widened = is_float(expected) and shape.dtype == wide_dtype(expected.dtype)
         if shape.shape != expected.shape or not (widened or shape.dtype == expected.dtype):
             return None
