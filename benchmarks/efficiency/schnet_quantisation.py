@@ -33,12 +33,14 @@ from qmgen.efficiency.weight_formats import (
 from qmgen.training import PropertyModel, load_model
 from qmgen.training.inputs import Inputs
 from qmgen.training.quantise_weights import (
+    Errors,
     batches_of,
     mean_absolute_errors,
-    mean_kl,
     quantise_weights,
     split_structures,
     spreads,
+    standardised_errors,
+    total_kl,
     weight_fisher,
     weight_tensors,
 )
@@ -69,6 +71,8 @@ class Tested(NamedTuple):
 
     model: PropertyModel
     batches: list[Inputs]
+    structures: int
+    errors: Errors
     spread: dict[Target, float]
     fisher: dict[str, np.ndarray]
     target: Target
@@ -76,12 +80,13 @@ class Tested(NamedTuple):
 
 def point(tested: Tested, format: WeightFormat, bits: dict[str, float]) -> Point:
     rounded = quantise_weights(tested.model, format, bits)
+    errors = standardised_errors(rounded.model, tested.batches)
     tensors = weight_tensors(tested.model)
     change = {name: values - tensors[name] for name, values in rounded.weights.items()}
     return Point(
         rounded.bits_per_weight,
-        mean_absolute_errors(rounded.model, tested.batches)[tested.target],
-        mean_kl(tested.model, rounded.model, tested.batches, tested.spread),
+        mean_absolute_errors(tested.model, errors)[tested.target],
+        total_kl(tested.errors, errors, tested.spread) / tested.structures,
         predicted_kl(tested.fisher, change),
     )
 
@@ -111,12 +116,15 @@ def main() -> None:
     unit = TARGETS[target].unit
     train = split_structures(model, dataset, "train")
     places = np.unique(np.linspace(0, len(train) - 1, arguments.structures).astype(int))
-    spread = spreads(model, batches_of(split_structures(model, dataset, "val")))
+    validation = batches_of(split_structures(model, dataset, "val"))
+    spread = spreads(standardised_errors(model, validation))
     fisher = weight_fisher(model, (train[int(place)] for place in places), spread)
     found = sensitivities(weight_tensors(model), fisher)
-    batches = batches_of(split_structures(model, dataset, "test"))
-    tested = Tested(model, batches, spread, fisher, target)
-    whole = mean_absolute_errors(model, batches)[target]
+    test = split_structures(model, dataset, "test")
+    batches = batches_of(test)
+    errors = standardised_errors(model, batches)
+    tested = Tested(model, batches, len(test), errors, spread, fisher, target)
+    whole = mean_absolute_errors(model, errors)[target]
     size = sum(tensor.size for tensor in found.values())
     print(f"{size} weights in {len(found)} tensors")
     print(f"Test MAE of {target} in float32: {whole:.4f} {unit}")

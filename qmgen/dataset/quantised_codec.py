@@ -73,10 +73,12 @@ class UniformGridCodec(ArrayBytesCodec):
         """Give what goes into an array's metadata."""
         return {"name": NAME, "configuration": {"step": self.step}}
 
-    def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
-        """Check that an array is of floats."""
-        if dtype.to_native_dtype() not in (np.float32, np.float64):
-            raise InputError(f"{NAME} is for float32 and float64, not {dtype.to_native_dtype()}")
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> "UniformGridCodec":
+        """Check that an array is of floats; Zarr asks this of codecs inside shards, too."""
+        dtype = array_spec.dtype.to_native_dtype()
+        if dtype not in (np.float32, np.float64):
+            raise InputError(f"{NAME} is for float32 and float64, not {dtype}")
+        return self
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         data = await asyncio.to_thread(encode_chunk, chunk_array.as_numpy_array(), self.step)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from schnetpack import properties
+from jaxtyping import Float, Float32, Float64
 
 from qmgen.dataset import Dataset
 from qmgen.efficiency.bit_allocation import mean_of_squares
@@ -26,6 +25,7 @@ from qmgen.training.splits import split_codes
 from qmgen.training.targets import Target
 
 Tensors = dict[str, Float[np.ndarray, "..."]]
+Errors = dict[Target, Float64[np.ndarray, " n"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,33 +125,47 @@ def batches_of(structures: ConformerDataset, batch_size: int = 64) -> list[Input
     return list(make_loader(structures, batch_size))
 
 
-def standardised_errors(
-    model: PropertyModel, batches: Sequence[Inputs]
-) -> dict[Target, Float[np.ndarray, "..."]]:
+def standardised_errors(model: PropertyModel, batches: Sequence[Inputs]) -> Errors:
     """Prediction less label of all components, in the targets' units of spread."""
     parts: dict[Target, list[np.ndarray]] = {target: [] for target in model.targets}
-    for target, outputs, batch in _outputs(model, batches):
-        parts[target].append((outputs - batch[label_key(target)]).numpy().ravel())
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            with torch.no_grad():
+                outputs = model(batch)
+            for target in model.targets:
+                error = outputs[target].detach() - batch[label_key(target)]
+                parts[target].append(error.numpy().astype(np.float64).ravel())
+    finally:
+        model.train(was_training)
     return {target: np.concatenate(found) for target, found in parts.items()}
 
 
-def mean_absolute_errors(model: PropertyModel, batches: Sequence[Inputs]) -> dict[Target, float]:
-    """Mean absolute error of each target in its unit; of vectors, over all components."""
-    return {
-        target: float(np.abs(errors).mean(dtype=np.float64)) * model.standardisation[target].scale
-        for target, errors in standardised_errors(model, batches).items()
-    }
+def mean_absolute_errors(model: PropertyModel, errors: Errors) -> dict[Target, float]:
+    """Mean of `standardised_errors` of each target in its unit; of vectors, over all components."""
+    scales = model.standardisation
+    return {target: float(np.abs(e).mean()) * scales[target].scale for target, e in errors.items()}
 
 
-def spreads(model: PropertyModel, batches: Sequence[Inputs]) -> dict[Target, float]:
-    """RMS error of each target in its unit of spread: how far labels lie from the model's output.
+def spreads(errors: Errors) -> dict[Target, float]:
+    """RMS of `standardised_errors`: how far labels lie from the model's output.
 
     What a model of normally distributed labels needs besides its output.
     """
-    return {
-        target: float(np.sqrt(np.mean(errors**2, dtype=np.float64)))
-        for target, errors in standardised_errors(model, batches).items()
-    }
+    return {target: float(np.sqrt(np.mean(e**2))) for target, e in errors.items()}
+
+
+def total_kl(errors: Errors, changed: Errors, spread: Mapping[Target, float]) -> float:
+    """KL divergence of a changed model from a model, nats over all that they were tested on.
+
+    Both are taken to say that labels are normally distributed around their outputs; the arguments
+    are their `standardised_errors`, which differ as the outputs do.
+    """
+    return sum(
+        float(np.sum((changed[target] - e) ** 2)) / (2 * spread[target] ** 2)
+        for target, e in errors.items()
+    )
 
 
 def weight_fisher(
@@ -213,38 +227,6 @@ def weight_fisher(
 
     try:
         return mean_of_squares(gradients())
-    finally:
-        model.train(was_training)
-
-
-def mean_kl(
-    model: PropertyModel,
-    changed: PropertyModel,
-    batches: Sequence[Inputs],
-    spread: Mapping[Target, float],
-) -> float:
-    """KL divergence of a changed model from the model, nats a structure.
-
-    Both are taken to say that labels are normally distributed around their outputs.
-    """
-    total = 0.0
-    pairs = zip(_outputs(model, batches), _outputs(changed, batches), strict=True)
-    for (target, outputs, _), (_, others, _) in pairs:
-        total += float(((others - outputs) / spread[target]).square().sum(dtype=torch.float64)) / 2
-    return total / sum(len(batch[properties.n_atoms]) for batch in batches)
-
-
-def _outputs(
-    model: PropertyModel, batches: Sequence[Inputs]
-) -> Iterator[tuple[Target, torch.Tensor, Inputs]]:
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in batches:
-            with torch.no_grad():
-                outputs = model(batch)
-            for target in model.targets:
-                yield target, outputs[target].detach(), batch
     finally:
         model.train(was_training)
 

@@ -78,14 +78,17 @@ def test_scales_follow_the_numbers() -> None:
     assert error_of(x, rms_format(book)) == pytest.approx(rounding_error(x / 1000, book), rel=5e-3)
 
 
-@pytest.mark.parametrize("distribution", [NORMAL, LAPLACE, student_t(7.0)])
-@pytest.mark.parametrize("codes", [8, 64])
-def test_cube_root_density_comes_close_to_lloyd_max(distribution: Distribution, codes: int) -> None:
+@pytest.mark.parametrize(
+    ("distribution", "codes", "most"),
+    [(NORMAL, 8, 1.001), (NORMAL, 64, 1.001), (LAPLACE, 64, 1.002), (student_t(7.0), 16, 1.02)],
+)
+def test_cube_root_density_comes_close_to_lloyd_max(
+    distribution: Distribution, codes: int, most: float
+) -> None:
     x = numbers(distribution, (1 << 16,))
     best = rounding_error(x, lloyd_max(x, codes))
-    error = rounding_error(x, rms_codebook(distribution, codes))
-    # Lloyd's iteration ends at a minimum, which may be a hair above the least.
-    assert 0.999 * best <= error <= 1.04 * best
+    # Both are at the optimum but for 1e-4 or so.
+    assert 0.999 * best <= rounding_error(x, rms_codebook(distribution, codes)) <= most * best
 
 
 def test_lloyd_max_meets_its_own_conditions_on_a_known_density() -> None:

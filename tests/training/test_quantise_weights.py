@@ -20,10 +20,11 @@ from qmgen.training.inputs import label_key
 from qmgen.training.quantise_weights import (
     batches_of,
     mean_absolute_errors,
-    mean_kl,
     quantise_weights,
     split_structures,
     spreads,
+    standardised_errors,
+    total_kl,
     weight_fisher,
     weight_tensors,
     with_weights,
@@ -65,12 +66,13 @@ def test_errors_are_those_of_evaluate(model, test_split, store, tmp_path) -> Non
     coarse = quantise_weights(
         model, integers_by_channel(), dict.fromkeys(weight_tensors(model), 4.0)
     )
-    errors = mean_absolute_errors(coarse.model, batches_of(test_split))
+    batches = batches_of(test_split)
+    errors = mean_absolute_errors(model, standardised_errors(coarse.model, batches))
     path = tmp_path / "model.ckpt"
     save_model(path, coarse.model.state_dict(), describe_model(coarse.model, {}))
     (total,) = evaluate(path, store, "molecule").total
     assert errors["gap"] == pytest.approx(total.mae, rel=1e-4)
-    whole = mean_absolute_errors(model, batches_of(test_split))["gap"]
+    whole = mean_absolute_errors(model, standardised_errors(model, batches))["gap"]
     assert errors["gap"] > whole
 
 
@@ -113,7 +115,8 @@ def test_fisher_is_that_of_the_outputs_derivative(model, test_split) -> None:
 
 def test_fisher_predicts_what_rounding_does(model, test_split) -> None:
     batches = batches_of(test_split)
-    spread = spreads(model, batches)
+    errors = standardised_errors(model, batches)
+    spread = spreads(errors)
     label = np.concatenate([batch[label_key("gap")].numpy() for batch in batches])
     assert 0 < spread["gap"] < label.std()
     structures = [test_split[place] for place in range(len(test_split))]
@@ -127,8 +130,8 @@ def test_fisher_predicts_what_rounding_does(model, test_split) -> None:
             for name, x in tensors.items()
         }
         changed = with_weights(model, {name: x + change[name] for name, x in tensors.items()})
-        measured.append(mean_kl(model, changed, batches, spread))
-        predicted.append(predicted_kl(fisher, change))
+        measured.append(total_kl(errors, standardised_errors(changed, batches), spread))
+        predicted.append(predicted_kl(fisher, change) * len(test_split))
     assert np.mean(predicted) == pytest.approx(np.mean(measured), rel=0.6)
     flat = dict.fromkeys(tensors, 4.0)
     shares = allocate_bits(sensitivities(tensors, fisher), 4.0, whole=True)
@@ -137,7 +140,7 @@ def test_fisher_predicts_what_rounding_does(model, test_split) -> None:
     for title, bits in (("flat", flat), ("shares", shares)):
         rounded = quantise_weights(model, integers_by_channel(), bits)
         assert rounded.bits_per_weight <= 6
-        kl[title] = mean_kl(model, rounded.model, batches, spread)
+        kl[title] = total_kl(errors, standardised_errors(rounded.model, batches), spread)
     assert kl["shares"] < kl["flat"]
 
 
@@ -153,8 +156,7 @@ def test_forces_and_dipoles_have_information_too(force_store) -> None:
     torch.manual_seed(0)
     model = build_model(config, fit_standardisation(dataset, train, targets))
     structures = split_structures(model, dataset, "val")
-    batches = batches_of(structures)
-    spread = spreads(model, batches)
+    spread = spreads(standardised_errors(model, batches_of(structures)))
     assert set(spread) == set(targets)
     few = [structures[place] for place in range(8)]
     whole = weight_fisher(model, few, spread)
