@@ -11,7 +11,14 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jaxtyping import Array
 
 from qmgen.efficiency.scalify.control_flow import Evaluate
-from qmgen.efficiency.scalify.scaled_array import ScaledArray, is_float, unscale, wide_dtype
+from qmgen.efficiency.scalify.powers import quotient_of_scales
+from qmgen.efficiency.scalify.scaled_array import (
+    ScaledArray,
+    as_scaled,
+    is_float,
+    unscale,
+    wide_dtype,
+)
 from qmgen.efficiency.scalify.values import Value, bind, results, without_filled
 
 
@@ -97,7 +104,7 @@ def custom_vjp(evaluate: Evaluate, equation: JaxprEqn, *operands: Value) -> list
         at, done = saved
         floats, others = _parted(at)
         of_values = [
-            ScaledArray(gradient.data, 1 / value.scale) if _has_scale(value) else _at_one(gradient)
+            _by_value(value, gradient)
             for value, gradient in zip(done, gradients, strict=True)
             if is_float(value)
         ]
@@ -152,6 +159,16 @@ def _tangent(value: Any, moved: Any) -> Any:
     data, scale = (moved.data, moved.scale) if _has_scale(moved) else (moved, jnp.float32(1))
     along = data.astype(wide_dtype(value.dtype)) * (scale / value.scale)
     return ScaledArray(along.astype(value.dtype), jnp.zeros_like(value.scale))
+
+
+def _by_value(value: Any, gradient: Any) -> ScaledArray:
+    """The gradient by a value of that by its data, which has no scale of its own and gets one."""
+    if not isinstance(value, ScaledArray):
+        return as_scaled(gradient)
+    scaled = as_scaled(gradient.data)
+    scale, rest = quotient_of_scales(scaled.scale, value.scale)
+    wide = scaled.data.astype(wide_dtype(value.dtype)) * rest
+    return ScaledArray(wide.astype(value.dtype), scale)
 
 
 def _cotangent(value: Any, gradient: Any) -> Any:

@@ -25,7 +25,7 @@ def power_of_two_below(x: float | np.ndarray | Array) -> Float[Array, "*shape"]:
     Read off the bits, so exact, and without gradient.
     """
     bits = lax.bitcast_convert_type(jnp.asarray(x).astype(jnp.float32), jnp.int32) & _EXPONENT
-    bounded = jnp.clip(bits, _BITS_OF["smallest"], _BITS_OF["largest"])
+    bounded = lax.clamp(_BITS_OF["smallest"], bits, _BITS_OF["largest"])
     chosen = jnp.where(bits == _EXPONENT, _BITS_OF["one"], bounded)
     return lax.bitcast_convert_type(chosen, jnp.float32)
 
@@ -51,13 +51,13 @@ def product_of_scales(a: Scalar | float, b: Scalar | float) -> tuple[Scalar, Sca
 
     Scales are constants where something is differentiated: gradients go by way of the data.
     """
-    scale = lax.stop_gradient(jnp.clip(a * b, SMALLEST, LARGEST))
+    scale = lax.stop_gradient(lax.clamp(SMALLEST, a * b, LARGEST))
     return scale, (a / scale) * b
 
 
 def quotient_of_scales(a: Scalar, b: Scalar) -> tuple[Scalar, Scalar]:
     """Quotient, as `product_of_scales` has the product."""
-    scale = lax.stop_gradient(jnp.clip(a / b, SMALLEST, LARGEST))
+    scale = lax.stop_gradient(lax.clamp(SMALLEST, a / b, LARGEST))
     return scale, (a / scale) / b
 
 
@@ -66,10 +66,10 @@ def power_of_scale(scale: Scalar, exponent: int) -> tuple[Scalar, Scalar]:
     result, rest = jnp.ones_like(scale), jnp.ones_like(scale)
     for bit in f"{abs(exponent):b}":
         result, more = product_of_scales(result, result)
-        rest = jnp.clip(rest * rest * more, SMALLEST, LARGEST)
+        rest = lax.clamp(SMALLEST, rest * rest * more, LARGEST)
         if bit == "1":
             result, more = product_of_scales(result, scale)
-            rest = jnp.clip(rest * more, SMALLEST, LARGEST)
+            rest = lax.clamp(SMALLEST, rest * more, LARGEST)
     return (result, rest) if exponent >= 0 else (1 / result, 1 / rest)
 
 

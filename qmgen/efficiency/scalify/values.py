@@ -83,7 +83,7 @@ def larger_scale(scales: Sequence[Float[Array, ""]]) -> Float[Array, ""]:
     different = {id(scale): scale for scale in scales}
     if len(different) == 1:
         return scales[0]
-    return lax.stop_gradient(reduce(jnp.maximum, different.values()))
+    return lax.stop_gradient(reduce(lax.max, different.values()))
 
 
 def at_common_scale(values: Sequence[Value]) -> tuple[list[Array], Float[Array, ""]]:
@@ -110,7 +110,7 @@ def _least_scale(value: Value, dtype: np.dtype) -> Float[Array, ""] | None:
     # A mantissa rounded up to 2 must fit, too.
     largest = float(jnp.finfo(dtype).max)
     room = 2.0 ** (math.frexp(min(largest, float(LARGEST)))[1] - 2)
-    least = jnp.clip(power_of_two_below(number) / room, SMALLEST, LARGEST)
+    least = lax.clamp(SMALLEST, power_of_two_below(number) / room, LARGEST)
     return jnp.where((number == 0) | ~jnp.isfinite(number), SMALLEST, least)
 
 
