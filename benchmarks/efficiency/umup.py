@@ -36,9 +36,9 @@ from qmgen.efficiency.unit_scaling import cross_entropy
 
 # muP is the standard parametrisation at this width.
 BASE = 32
-HEADS, WIDTH, BATCH, LENGTH = 2, 32, 16, 33
+HEADS, WIDTH, BATCH, LENGTH = 2, 32, 8, 33
 # Exponents of learning rates, 2^k.
-RATES = {"standard": range(-11, -3), "muP": range(-11, -3), "u-muP": range(-6, 2)}
+RATES = {"standard": range(-10, -4), "muP": range(-10, -4), "u-muP": range(-4, 2)}
 # Size, parametrisation, and the loss at each learning rate.
 Sweep = dict[str, dict[int, np.ndarray]]
 # Loss, parameters, and optimiser by learning rate.

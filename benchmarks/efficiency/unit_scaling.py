@@ -35,7 +35,7 @@ from qmgen.efficiency.umup import adam, roles
 from qmgen.efficiency.unit_scaled_layers import Linear
 from qmgen.efficiency.unit_scaled_transformer import Decoder
 
-DEPTH, WIDTH, HEADS, BATCH, LENGTH = 2, 64, 4, 16, 65
+DEPTH, WIDTH, HEADS, BATCH, LENGTH = 2, 64, 4, 16, 33
 HALF = Format(FLOAT16)
 FORMATS = {
     "float32": None,
@@ -100,7 +100,7 @@ def operations(widths: tuple[int, ...]) -> None:
 
     measured = {width: deviations(width) for width in widths}
     rows = []
-    for name in measured[widths[0]]:
+    for name in cases(widths[0]):
         cells = []
         for width in widths:
             value, *back = measured[width][name]
@@ -218,7 +218,7 @@ def training(steps: int, figure: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 256, 1024])
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "unit_scaling.png")
