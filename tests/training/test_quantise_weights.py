@@ -16,7 +16,7 @@ from qmgen.efficiency.weight_formats import (
 from qmgen.errors import InputError
 from qmgen.training import evaluate, load_model
 from qmgen.training.checkpoint import describe_model, save_model
-from qmgen.training.inputs import label_key
+from qmgen.training.inputs import collate, label_key
 from qmgen.training.quantise_weights import (
     batches_of,
     mean_absolute_errors,
@@ -99,7 +99,7 @@ def test_fisher_is_that_of_the_outputs_derivative(model, test_split) -> None:
     # The same structure again and again: F = (d output / d weight)^2 / spread^2.
     structure = test_split[3]
     fisher = weight_fisher(model, [structure] * 200, {"gap": 0.5})
-    output = model(structure)["gap"].sum()
+    output = model(collate([structure]))["gap"].sum()
     parameters = dict(model.named_parameters())
     for name in ("heads.gap.outnet.0.weight", "representation.embedding.weight"):
         (derivative,) = torch.autograd.grad(output, parameters[name], retain_graph=True)
@@ -133,15 +133,17 @@ def test_fisher_predicts_what_rounding_does(model, test_split) -> None:
         measured.append(total_kl(errors, standardised_errors(changed, batches), spread))
         predicted.append(predicted_kl(fisher, change) * len(test_split))
     assert np.mean(predicted) == pytest.approx(np.mean(measured), rel=0.6)
-    flat = dict.fromkeys(tensors, 4.0)
-    shares = allocate_bits(sensitivities(tensors, fisher), 4.0, whole=True)
-    assert len(set(shares.values())) > 1
-    kl = {}
-    for title, bits in (("flat", flat), ("shares", shares)):
-        rounded = quantise_weights(model, integers_by_channel(), bits)
-        assert rounded.bits_per_weight <= 6
-        kl[title] = total_kl(errors, standardised_errors(rounded.model, batches), spread)
-    assert kl["shares"] < kl["flat"]
+    # What rounding does to all structures alike is chance, so a single width says little.
+    kl: dict[str, list[float]] = {"flat": [], "shares": []}
+    for bits in (4.0, 5.0, 6.0):
+        shares = allocate_bits(sensitivities(tensors, fisher), bits, whole=True)
+        assert len(set(shares.values())) > 1
+        for title, of_tensors in (("flat", dict.fromkeys(tensors, bits)), ("shares", shares)):
+            rounded = quantise_weights(model, integers_by_channel(), of_tensors)
+            assert rounded.bits_per_weight <= bits + 2
+            found = standardised_errors(rounded.model, batches)
+            kl[title].append(total_kl(errors, found, spread))
+    assert np.log(kl["shares"]).mean() < np.log(kl["flat"]).mean()
 
 
 def test_forces_and_dipoles_have_information_too(force_store) -> None:
