@@ -4,6 +4,7 @@ Schütt et al., J. Chem. Phys. 148, 241722 (2018). All pairs of atoms of a molec
 mask, which suits small molecules; the cutoff takes care of the rest.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -140,7 +141,7 @@ def _aggregation(target: Target) -> Literal["sum", "mean"]:
     return "sum" if target == "energy" else "mean"
 
 
-def build_schnet(config: TrainConfig, target: Target, key: Key[Array, ""]) -> SchNet:
+def build_schnet(config: TrainConfig, target: Target, seed: int) -> SchNet:
     """An untrained network with weights drawn as schnetpack draws them.
 
     Matrices are Xavier-uniform, biases 0, the embedding normal.
@@ -150,39 +151,52 @@ def build_schnet(config: TrainConfig, target: Target, key: Key[Array, ""]) -> Sc
     InputError
         PaiNN is asked for, neighbours are limited, or the target is a vector.
     """
+    rng = np.random.default_rng(seed)
+
+    def drawn(shape: tuple[int, ...]) -> Float[Array, "..."]:
+        if len(shape) == 1:
+            return jnp.zeros(shape)
+        limit = np.sqrt(6 / sum(shape))
+        return jnp.asarray(rng.uniform(-limit, limit, shape), jnp.float32)
+
+    shapes = _shapes(config, target)
+    embedding = rng.normal(size=shapes.embedding.shape)
+    embedding[0] = 0  # padding
+    network: SchNet = jax.tree.map(lambda leaf: drawn(leaf.shape), shapes)
+    return eqx.tree_at(
+        lambda network: network.embedding, network, jnp.asarray(embedding, jnp.float32)
+    )
+
+
+def _shapes(config: TrainConfig, target: Target) -> SchNet:
+    """The network with the shapes of its weights in their place."""
     if config.representation != "schnet" or config.max_neighbors is not None:
         raise InputError("the network in JAX is SchNet with all neighbours within the cutoff")
     aggregation = _aggregation(target)
     features, filters = config.n_atom_basis, config.n_filters or config.n_atom_basis
-    keys = iter(jax.random.split(key, 5 * config.n_interactions + 3))
-
-    def linear(inputs: int, outputs: int, bias: bool = True) -> eqx.nn.Linear:
-        layer = eqx.nn.Linear(inputs, outputs, bias, key=(drawn := next(keys)))
-        weight = jax.nn.initializers.xavier_uniform()(drawn, (outputs, inputs))
-        layer = eqx.tree_at(lambda node: node.weight, layer, weight)
-        if bias:
-            layer = eqx.tree_at(lambda node: node.bias, layer, jnp.zeros(outputs))
-        return layer
-
-    embedding = jax.random.normal(next(keys), (MAX_ATOMIC_NUMBER + 1, features)).at[0].set(0)
-    interactions = tuple(
-        Interaction(
-            linear(features, filters, bias=False),
-            (linear(config.n_rbf, filters), linear(filters, filters)),
-            (linear(filters, features), linear(features, features)),
-        )
-        for _ in range(config.n_interactions)
-    )
     hidden = max(1, features // 2)
-    readout = (linear(features, hidden), linear(hidden, 1))
-    return SchNet(
-        embedding,
-        interactions,
-        readout,
-        config.cutoff_angstrom,
-        config.n_rbf,
-        aggregation,
-    )
+
+    def make(key: Key[Array, ""]) -> SchNet:
+        linear = partial(eqx.nn.Linear, key=key)
+        interactions = tuple(
+            Interaction(
+                linear(features, filters, use_bias=False),
+                (linear(config.n_rbf, filters), linear(filters, filters)),
+                (linear(filters, features), linear(features, features)),
+            )
+            for _ in range(config.n_interactions)
+        )
+        return SchNet(
+            jnp.zeros((MAX_ATOMIC_NUMBER + 1, features)),
+            interactions,
+            (linear(features, hidden), linear(hidden, 1)),
+            config.cutoff_angstrom,
+            config.n_rbf,
+            aggregation,
+        )
+
+    shapes: SchNet = eqx.filter_eval_shape(make, jax.random.key(0))
+    return shapes
 
 
 def from_schnetpack(model: PropertyModel, target: Target) -> SchNet:
@@ -195,7 +209,7 @@ def from_schnetpack(model: PropertyModel, target: Target) -> SchNet:
     """
     if target not in model.heads:
         raise InputError(f"the model has not learnt {target}, but {', '.join(model.heads)}")
-    network = build_schnet(model.config, target, jax.random.key(0))
+    shapes = _shapes(model.config, target)
     source: Any = model.representation
     outnet: Any = model.heads[target].outnet
     representation = [source.embedding.weight]
@@ -204,12 +218,13 @@ def from_schnetpack(model: PropertyModel, target: Target) -> SchNet:
         for layer in (*block.filter_network, *block.f2out):
             representation += [layer.weight, layer.bias]
     head = [w for layer in outnet for w in (layer.weight, layer.bias)]
-    leaves, structure = jax.tree.flatten(network)
+    leaves, structure = jax.tree.flatten(shapes)
     weights = [_as_array(weight) for weight in (*representation, *head)]
     weights[0] = weights[0][: MAX_ATOMIC_NUMBER + 1]
     if [w.shape for w in weights] != [leaf.shape for leaf in leaves]:
         raise InputError("the model's weights have other shapes than its configuration says")
-    return jax.tree.unflatten(structure, weights)
+    network: SchNet = jax.tree.unflatten(structure, weights)
+    return network
 
 
 def _as_array(weight: torch.Tensor) -> Float[Array, "..."]:

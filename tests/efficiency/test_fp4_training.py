@@ -91,40 +91,44 @@ def test_the_rounding_of_scales_has_a_gradient() -> None:
     np.testing.assert_allclose(through(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_products_send_gradients_through_the_forward_casts() -> None:
+@pytest.mark.parametrize("rotation", ["none", pytest.param("forward", marks=pytest.mark.slow)])
+def test_products_send_gradients_through_the_forward_casts(rotation: str) -> None:
     # x's gradient is that of the rounded x, times the slopes; with a rotation T it is
     # T' (slopes * (T g)), the slopes being those at T x. Here in NumPy.
     x, weights, gradient = normal((6, 24)), normal((24, 16), 1), normal((6, 16), 2)
     key = jax.random.key(3)
-    cast_gradient = CastGradient("sigmoid")
-    plain = MatmulFormats(formats.FP4_UE5M3, formats.FP4_UE5M3, None, rotation_block=16)
-    signs = np.asarray(random_signs(jax.random.split(key, 4)[3], 16))
-    turn = np.kron(np.eye(2, dtype=np.float32), hadamard_matrix(16) * signs[:, None])
+    format = formats.FP4_UE5M3
+    formats_of_product = MatmulFormats(
+        format, format, None, False, rotation, 16, CastGradient("sigmoid")
+    )
 
-    def gradients(formats: MatmulFormats) -> tuple[np.ndarray, np.ndarray]:
+    @jax.jit
+    def gradients(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         def loss(x: jax.Array, weights: jax.Array) -> jax.Array:
-            return jnp.sum(gradient * quantised_matmul(x, weights, formats, key))
+            return jnp.sum(gradient * quantised_matmul(x, weights, formats_of_product, key))
 
-        first, second = jax.jit(jax.grad(loss, (0, 1)))(x, weights)
-        return np.asarray(first), np.asarray(second)
+        return jax.grad(loss, (0, 1))(x, weights)
 
-    straight = gradients(plain)
-    for rotation, matrix in (("none", np.eye(32, dtype=np.float32)), ("forward", turn)):
-        found = gradients(replace(plain, rotation=rotation, cast_gradient=cast_gradient))
-        for got, value, start in zip(
-            found, (x, weights.T), (straight[0], straight[1].T), strict=True
-        ):
-            # Zeros fill the second block of a rotation.
-            turned = np.pad(value, ((0, 0), (0, 8)))[:, : 32 if rotation == "forward" else 24]
-            matrix = matrix[: turned.shape[1], : turned.shape[1]]
-            turned = turned @ matrix
-            scales = np.repeat(np.asarray(block_scales(turned, formats.FP4_UE5M3)[0]), 16, 1)
-            u = jnp.asarray(turned / scales[:, : turned.shape[1]])
-            slopes = np.asarray(step_slope(u, E2M1, "sigmoid"))
-            filled = np.pad(start, ((0, 0), (0, turned.shape[1] - 24)))
-            expected = ((filled @ matrix * slopes) @ matrix.T)[:, :24]
-            got = got if got.shape == (6, 24) else got.T
-            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    # Gradients are wide here, so those before the casts are products with rounded operands.
+    before = (
+        gradient @ np.asarray(fake_quantise(weights, format.along(1))).T,
+        np.asarray(fake_quantise(x, format.along(0))).T @ gradient,
+    )
+    fill, turn = (0, np.eye(24, dtype=np.float32))
+    if rotation == "forward":
+        # Zeros fill the second block.
+        signs = np.asarray(random_signs(jax.random.split(key, 4)[3], 16))
+        fill, turn = 8, np.kron(np.eye(2, dtype=np.float32), signs[:, None] * hadamard_matrix(16))
+    found = gradients(x, weights)
+    for got, value, start in (
+        (found[0], x, before[0]),
+        (found[1].T, weights.T, before[1].T),
+    ):
+        turned = np.pad(value, ((0, 0), (0, fill))) @ turn
+        scales = np.repeat(np.asarray(block_scales(turned, format)[0]), 16, 1)
+        slopes = step_slope(jnp.asarray(turned / scales[:, : 24 + fill]), E2M1, "sigmoid")
+        through = np.pad(start, ((0, 0), (0, fill))) @ turn * np.asarray(slopes)
+        np.testing.assert_allclose(got, (through @ turn.T)[:, :24], rtol=1e-3, atol=1e-3)
 
 
 def test_recipes_are_the_named_formats() -> None:
@@ -156,29 +160,36 @@ def test_stochastic_rounding_has_the_right_mean() -> None:
     assert set(np.unique(round_to(x, E2M1)).tolist()) == {0.5}
 
 
-def test_a_model_is_trained_with_keys_of_its_own() -> None:
-    model = train_in_fp4(
-        eqx.nn.MLP(32, 32, 32, 1, activation=jax.nn.gelu, key=jax.random.key(0)),
-        replace(MXFP4_RECIPE, rotation="all", stochastic="backward"),
-    )
+def test_a_layer_learns_with_another_key_in_each_step() -> None:
+    recipe = replace(MXFP4_RECIPE, rotation="forward", stochastic="gradients")
+    layer = train_in_fp4(eqx.nn.Linear(32, 16, key=jax.random.key(0)), recipe)
     x = jnp.asarray(normal((64, 32)))
-    target = np.tanh(np.asarray(x) @ normal((32, 32), 1) / 6)
+    target = np.asarray(x) @ normal((32, 16), 1) / 6
 
-    def loss(model: eqx.nn.MLP, key: jax.Array) -> jax.Array:
-        first, last = with_keys(model, key).layers
-        return jnp.mean((apply_linear(last, jax.nn.gelu(apply_linear(first, x))) - target) ** 2)
+    def loss(layer: QuantisedLinear, key: jax.Array) -> jax.Array:
+        return jnp.mean((apply_linear(with_keys(layer, key), x) - target) ** 2)
 
     step = eqx.filter_jit(eqx.filter_value_and_grad(loss))
-    start = float(step(model, jax.random.key(0))[0])
-    for number in range(30):
-        _, gradients = step(model, jax.random.key(number))
-        model = eqx.apply_updates(model, jax.tree.map(lambda g: -0.5 * g, gradients))
-    assert float(step(model, jax.random.key(99))[0]) < 0.7 * start
-    keys = [layer.key for layer in with_keys(model, jax.random.key(1)).layers]
-    assert all(isinstance(layer, QuantisedLinear) for layer in model.layers)
-    assert not np.array_equal(*map(jax.random.key_data, keys))
+    keys = jax.random.split(jax.random.key(1, impl="rbg"), 31)
+    losses = []
+    for key in keys:
+        value, gradients = step(layer, key)
+        losses.append(float(value))
+        layer = eqx.apply_updates(layer, jax.tree.map(lambda g: -2.0 * g, gradients))
+    # Down to what rounding leaves, 15 dB below the power of 32 / 36.
+    assert losses[0] > 0.8
+    assert losses[-1] < 0.15
     with pytest.raises(InputError, match="key"):
-        model.layers[0](x)
+        layer(x)
+
+
+def test_every_layer_has_a_key_of_its_own() -> None:
+    model = train_in_fp4(eqx.nn.MLP(4, 4, 4, 1, key=jax.random.key(0)), UE5M3_BEST)
+    assert all(isinstance(layer, QuantisedLinear) for layer in model.layers)
+    one, other = (with_keys(model, jax.random.key(number)) for number in (1, 2))
+    keys = [jax.random.key_data(layer.key).tobytes() for m in (one, other) for layer in m.layers]
+    assert len(set(keys)) == 4
+    assert all(layer.key is None for layer in model.layers)
 
 
 def test_overhead_counts_what_is_on() -> None:
