@@ -21,29 +21,74 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=FAST)
 
 
-def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
+def assert_same(got: Any, want: Any, tolerance: float = 1e-5, name: str = "") -> None:
     """Equal up to a part of the largest number, wherever the plain function stays in range."""
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for value, expected in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert value.shape == expected.shape
-        assert value.dtype == expected.dtype
+        assert (value.shape, value.dtype) == (expected.shape, expected.dtype), name
         x, y = np.asarray(value, np.float64), np.asarray(expected, np.float64)
         finite = np.isfinite(y)
-        assert finite.any()
+        assert finite.any(), name
         size = np.abs(y[finite]).max()
-        np.testing.assert_allclose(x[finite], y[finite], rtol=tolerance, atol=tolerance * size)
+        limits = {"rtol": tolerance, "atol": tolerance * size, "err_msg": name}
+        np.testing.assert_allclose(x[finite], y[finite], **limits)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_scalified_is_plain(name: str) -> None:
-    function = FUNCTIONS[name]
-    both = compiled(lambda scaled, plain: (unscale(scalify(function)(*scaled)), function(*plain)))
+# Programs that take half a second and more to trace and compile.
+LONG = {
+    "layer norm, gradient",
+    "attention",
+    "attention, gradient",
+    "perceptron",
+    "perceptron, gradient",
+    "cross-entropy, gradient",
+    "recurrent network, gradient",
+    "pooling, gradient",
+    "spread",
+    "activations",
+    "shapes",
+    "slices",
+    "scattered",
+    "branches",
+    "Adam by hand",
+    "AdamW of Optax",
+    "root by iteration",
+    "Cholesky",
+    "embedding, gradient",
+    "clipped",
+}
+
+
+SHORT = [name for name in FUNCTIONS if name not in LONG]
+
+
+# Several functions to a program, as each takes its time to compile, whatever is in it.
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(pytest.param(SHORT[i::4], id=f"short {i}") for i in range(4)),
+        *(
+            pytest.param(sorted(LONG)[i::4], id=f"long {i}", marks=pytest.mark.slow)
+            for i in range(4)
+        ),
+    ],
+)
+def test_scalified_is_plain(names: list[str]) -> None:
+    def both(scaled: Any, plain: Any) -> dict[str, Any]:
+        return {
+            name: (unscale(scalify(FUNCTIONS[name])(*scaled)), FUNCTIONS[name](*plain))
+            for name in names
+        }
+
+    run = compiled(both)
     for exponent in (-20, -3, 0, 20):
         factor = np.float32(2.0**exponent)
         scaled = [ScaledArray(x, factor) for x in inputs()]
-        assert_same(*both(scaled, [x * factor for x in inputs()]))
+        for name, (got, want) in run(scaled, [x * factor for x in inputs()]).items():
+            assert_same(got, want, name=f"{name}, inputs times 2^{exponent}")
 
 
+@pytest.mark.slow
 def test_scales_that_differ() -> None:
     """Each input at a scale of its own, chosen by its RMS."""
     factors = np.float32([2.0**-17, 2.0**9, 2.0**3, 2.0**-4])
