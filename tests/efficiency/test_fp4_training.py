@@ -91,7 +91,8 @@ def test_the_rounding_of_scales_has_a_gradient() -> None:
     np.testing.assert_allclose(through(x), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rotation", ["none", pytest.param("forward", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rotation", ["none", "forward"])
 def test_products_send_gradients_through_the_forward_casts(rotation: str) -> None:
     # x's gradient is that of the rounded x, times the slopes; with a rotation T it is
     # T' (slopes * (T g)), the slopes being those at T x. Here in NumPy.
@@ -160,6 +161,7 @@ def test_stochastic_rounding_has_the_right_mean() -> None:
     assert set(np.unique(round_to(x, E2M1)).tolist()) == {0.5}
 
 
+@pytest.mark.slow
 def test_a_layer_learns_with_another_key_in_each_step() -> None:
     recipe = replace(MXFP4_RECIPE, rotation="forward", stochastic="gradients")
     layer = train_in_fp4(eqx.nn.Linear(32, 16, key=jax.random.key(0)), recipe)

@@ -68,6 +68,7 @@ def test_roles_of_other_models() -> None:
         umup.roles({"plain": jnp.ones((3, 3))})
 
 
+@pytest.mark.slow
 def test_steps_by_role() -> None:
     """Adam's first step is the sign of the gradient, times the learning rate of the role."""
     model = eqx.filter(Decoder(7, 2, 8, 2, key=jax.random.key(0)), eqx.is_inexact_array)
