@@ -17,7 +17,7 @@ from qmgen.efficiency.bit_allocation import mean_of_squares
 from qmgen.efficiency.weight_formats import WeightFormat
 from qmgen.errors import InputError
 from qmgen.training.data import ConformerDataset
-from qmgen.training.inputs import Inputs, label_key, make_loader
+from qmgen.training.inputs import Inputs, collate, label_key, make_loader
 from qmgen.training.model import PropertyModel
 from qmgen.training.neighbors import NeighborList
 from qmgen.training.selection import select_rows
@@ -209,7 +209,7 @@ def weight_fisher(
 
     def gradients() -> Iterator[Tensors]:
         for structure in structures:
-            outputs = model(structure)
+            outputs = model(collate([structure]))
             losses = []
             for target in model.targets:
                 noise = torch.randn(outputs[target].shape, generator=generator)

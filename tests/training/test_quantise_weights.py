@@ -16,7 +16,7 @@ from qmgen.efficiency.weight_formats import (
 from qmgen.errors import InputError
 from qmgen.training import evaluate, load_model
 from qmgen.training.checkpoint import describe_model, save_model
-from qmgen.training.inputs import label_key
+from qmgen.training.inputs import collate, label_key
 from qmgen.training.quantise_weights import (
     batches_of,
     mean_absolute_errors,
@@ -99,7 +99,7 @@ def test_fisher_is_that_of_the_outputs_derivative(model, test_split) -> None:
     # The same structure again and again: F = (d output / d weight)^2 / spread^2.
     structure = test_split[3]
     fisher = weight_fisher(model, [structure] * 200, {"gap": 0.5})
-    output = model(structure)["gap"].sum()
+    output = model(collate([structure]))["gap"].sum()
     parameters = dict(model.named_parameters())
     for name in ("heads.gap.outnet.0.weight", "representation.embedding.weight"):
         (derivative,) = torch.autograd.grad(output, parameters[name], retain_graph=True)
