@@ -18,12 +18,14 @@ from qmgen.efficiency.scalify.powers import (
 )
 from qmgen.efficiency.scalify.scaled_array import ScaledArray, is_float, wide_dtype
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
     bind,
     data_at,
     known_number,
     larger_scale,
     lift,
+    result_dtype,
     scaled_result,
     unscaled,
     wide_data,
@@ -100,13 +102,13 @@ def compare(equation: JaxprEqn, a: Value, b: Value) -> list[Value]:
 
 def cast(equation: JaxprEqn, a: Value) -> list[Value]:
     """Cast data between floats, and what is unscaled to anything else."""
-    if is_float(equation.outvars[0].aval.dtype):
+    if is_float(result_dtype(equation)):
         x = lift(a)
         return [ScaledArray(bind(equation, x.data), x.scale)]
     return [bind(equation, unscaled(a))]
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "mul": multiply,
     "square": square,
     "div": divide,

@@ -18,12 +18,12 @@ from qmgen.efficiency.scalify.scaled_array import (
     unscale,
     wide_dtype,
 )
-from qmgen.efficiency.scalify.values import Value, bind, results, without_filled
+from qmgen.efficiency.scalify.values import Rule, Value, bind, results, without_filled
 
 
 def inline(evaluate: Evaluate, equation: JaxprEqn, *operands: Value) -> list[Value]:
     """Interpret the function in place; an outer jit compiles it anyway."""
-    called = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    called: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     closed = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
     return evaluate(closed, *operands)
 
@@ -183,7 +183,7 @@ def _cotangent(value: Any, gradient: Any) -> Any:
     return ScaledArray(by_data.astype(value.dtype), by_scale)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "jit": inline,
     "pjit": inline,
     "closed_call": inline,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from qmgen.efficiency.scalify.powers import power_of_two_below_root, product_of_scales
 from qmgen.efficiency.scalify.scaled_array import ScaledArray, wide_dtype
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
     bind,
     lift,
@@ -78,7 +79,7 @@ def pick_by_window(equation: JaxprEqn, moved: Value, compared: Value) -> list[Va
     return scaled_result(equation, bind(equation, wide_data(x), wide), x.scale)
 
 
-RULES = {
+RULES: dict[str, Rule] = {
     "dot_general": dot_general,
     "conv_general_dilated": convolution,
     "reduce_sum": reduce_sum,

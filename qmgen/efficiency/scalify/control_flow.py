@@ -17,6 +17,7 @@ from qmgen.efficiency.scalify.powers import SMALLEST
 from qmgen.efficiency.scalify.scaled_array import ScaledArray
 from qmgen.efficiency.scalify.values import (
     Filled,
+    Rule,
     Value,
     data_at,
     lift,
@@ -152,4 +153,4 @@ def conditional(evaluate: Evaluate, equation: JaxprEqn, place: Value, *operands:
     return lax.switch(plain(place), [taken(branch) for branch in branches])
 
 
-RULES = {"scan": scan, "while": while_loop, "cond": conditional}
+RULES: dict[str, Rule] = {"scan": scan, "while": while_loop, "cond": conditional}

@@ -26,7 +26,9 @@ from qmgen.efficiency.scalify.scaled_array import (
     wide_dtype,
 )
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
+    aval_of,
     bind,
     filled_result,
     plain,
@@ -35,14 +37,14 @@ from qmgen.efficiency.scalify.values import (
     without_filled,
 )
 
-_RULES: dict[str, Callable[..., list[Value]]] = {
+_RULES: dict[str, Rule] = {
     **arithmetic.RULES,
     **contractions.RULES,
     **structure.RULES,
     **markers.RULES,
 }
 # Those of primitives that contain jaxprs, which get `evaluate` as well.
-_NESTED_RULES: dict[str, Callable[..., list[Value]]] = {**control_flow.RULES, **calls.RULES}
+_NESTED_RULES: dict[str, Rule] = {**control_flow.RULES, **calls.RULES}
 
 # What these do depends on the dtype, or on code that expects one.
 _BOUND_TO_DTYPE = {
@@ -128,7 +130,7 @@ def evaluate(closed: ClosedJaxpr, *operands: Value) -> list[Value]:
 
     def read(atom: Any) -> Value:
         if isinstance(atom, Literal):
-            return np.asarray(atom.val, atom.aval.dtype)
+            return np.asarray(atom.val, aval_of(atom).dtype)
         return known[atom]
 
     for equation in jaxpr.eqns:
@@ -160,8 +162,8 @@ def apply_unscaled(equation: JaxprEqn, operands: list[Value]) -> list[Value]:
     if done is None:
         done = results(equation, bind(equation, *(plain(value) for value in operands)))
     return [
-        ScaledArray(value.astype(variable.aval.dtype), jnp.float32(1))
-        if is_float(variable.aval)
+        ScaledArray(value.astype(aval_of(variable).dtype), jnp.float32(1))
+        if is_float(aval_of(variable))
         else value
         for value, variable in zip(done, equation.outvars, strict=True)
     ]
@@ -187,7 +189,7 @@ def _applied_wide(equation: JaxprEqn, operands: list[Value]) -> list[Any] | None
     except (TypeError, ValueError, NotImplementedError):
         return None
     for shape, variable in zip(shapes, equation.outvars, strict=True):
-        expected = variable.aval
+        expected = aval_of(variable)
         widened = is_float(expected) and shape.dtype == wide_dtype(expected.dtype)
         if shape.shape != expected.shape or not (widened or shape.dtype == expected.dtype):
             return None

@@ -17,7 +17,7 @@ from qmgen.efficiency.scalify.scaled_array import (
     root_mean_square,
     wide_dtype,
 )
-from qmgen.efficiency.scalify.values import Value, lift
+from qmgen.efficiency.scalify.values import Rule, Value, lift
 from qmgen.errors import InputError
 
 # What the norm of data is taken for at least, so that all zeros don't change the scale much.
@@ -116,7 +116,7 @@ def _cast_rule(equation: JaxprEqn, x: Value) -> list[Value]:
     return [ScaledArray(saturating_cast(value.data, **equation.params), value.scale)]
 
 
-RULES = {"dynamic_rescale": _rescale_rule, "saturating_cast": _cast_rule}
+RULES: dict[str, Rule] = {"dynamic_rescale": _rescale_rule, "saturating_cast": _cast_rule}
 
 
 def _identity(x: Array, *, norm: str) -> Array:

@@ -8,6 +8,7 @@ from jax.extend.core import JaxprEqn
 
 from qmgen.efficiency.scalify.scaled_array import ScaledArray, is_float
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
     at_common_scale,
     bind,
@@ -88,7 +89,7 @@ _AT_LARGEST_SCALE = (
     "scatter-max scatter-min select_n"
 )
 
-RULES = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(_ON_DATA.split(), on_data),
     **dict.fromkeys(_AT_LARGEST_SCALE.split(), at_largest_scale),
     "sort": each_on_data,

@@ -1,7 +1,7 @@
 """What the interpreter computes with, and how one kind of value becomes another."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -29,6 +29,8 @@ class Filled:
 
 
 Value = Array | np.ndarray | ScaledArray | Filled
+# Of an equation and its operands; where it contains jaxprs, of the interpreter first.
+Rule = Callable[..., list[Value]]
 
 
 def is_number(value: Value) -> bool:
@@ -106,7 +108,7 @@ def _least_scale(value: Value, dtype: np.dtype) -> Float[Array, ""] | None:
     known = known_number(value)
     if known is not None and (known == 0 or not math.isfinite(known)):
         return None
-    number = jnp.asarray(value.number if isinstance(value, Filled) else value)
+    number = jnp.asarray(_number(value))
     # A mantissa rounded up to 2 must fit, too.
     largest = float(jnp.finfo(dtype).max)
     room = 2.0 ** (math.frexp(min(largest, float(LARGEST)))[1] - 2)
@@ -136,9 +138,14 @@ def results(equation: JaxprEqn, done: Any) -> list[Any]:
     return list(done) if equation.primitive.multiple_results else [done]
 
 
+def aval_of(atom: Any) -> Any:
+    """Shape and dtype of what an equation takes or gives."""
+    return atom.aval
+
+
 def result_dtype(equation: JaxprEqn) -> np.dtype:
     """Dtype of the first result."""
-    return equation.outvars[0].aval.dtype
+    return aval_of(equation.outvars[0]).dtype
 
 
 def scaled_result(
@@ -155,22 +162,26 @@ def without_filled(value: Value) -> Array | np.ndarray | ScaledArray:
 
 def filled_result(equation: JaxprEqn, operands: Sequence[Value]) -> Filled | None:
     """The result of an equation that spreads, reshapes or casts one number, as such."""
-    if not operands or not equation.outvars or not is_float(equation.outvars[0].aval):
+    if not operands or not equation.outvars or not is_float(aval_of(equation.outvars[0])):
         return None
-    shape, dtype = equation.outvars[0].aval.shape, equation.outvars[0].aval.dtype
+    shape, dtype = aval_of(equation.outvars[0]).shape, aval_of(equation.outvars[0]).dtype
     first = operands[0]
     name = equation.primitive.name
     if name == "convert_element_type" and is_number(first):
-        number = first.number if isinstance(first, Filled) else first
-        return Filled(_converted(number, dtype), shape, dtype)
+        return Filled(_converted(_number(first), dtype), shape, dtype)
     if name == "broadcast_in_dim" and is_number(first):
-        return Filled(first.number if isinstance(first, Filled) else first, shape, dtype)
+        return Filled(_number(first), shape, dtype)
     if name in _KEEPS_NUMBER and isinstance(first, Filled):
         return Filled(first.number, shape, dtype)
     return None
 
 
 _KEEPS_NUMBER = {"reshape", "squeeze", "expand_dims", "transpose", "rev", "slice", "stop_gradient"}
+
+
+def _number(value: Any) -> Array | np.ndarray:
+    """The number that a value is all over."""
+    return value.number if isinstance(value, Filled) else value
 
 
 def _converted(number: Array | np.ndarray, dtype: np.dtype) -> Array | np.ndarray:
