@@ -37,7 +37,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("norm", RULES)
 def test_rescaled_to_the_norm(norm: str) -> None:
     rescale = compiled(scalify(RULES[norm]))
-    for factor in (2.0**-9, 0.3, 1.0, 2.0**12):
+    for factor in (2.0**-9, 0.3, 2.0**12):
         data = jnp.asarray(normal(0, 300) * factor, jnp.float16)
         got = rescale(ScaledArray(data, np.float32(2.0**-30)))
         exact = np.asarray(data, np.float64)

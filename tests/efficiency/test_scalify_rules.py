@@ -32,7 +32,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@quick(max_examples=100)
+@quick(max_examples=50)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False))
 def test_numbers_split_into_mantissa_and_power(x: float) -> None:
     mantissa, scale = split_scalar(np.array(x, np.float32))
@@ -72,7 +72,7 @@ def _elementwise(a: Any, b: Any) -> dict[str, Any]:
     return {name: function(a, b) for name, function in ELEMENTWISE.items()}
 
 
-@quick(max_examples=60)
+@quick(max_examples=30)
 @given(exponents, exponents)
 def test_float32_is_exact(i: int, j: int) -> None:
     a, b = normal(0, 40), normal(1, 40)
@@ -98,7 +98,7 @@ def test_roots_are_exact_at_odd_exponents() -> None:
             assert np.frexp(value.scale)[0] == 0.5
 
 
-@quick(max_examples=12)
+@quick(max_examples=8)
 @given(st.tuples(*[st.sampled_from([1, 3, 64])] * 3), exponents, exponents)
 def test_dot_is_bit_equal(shape: tuple[int, int, int], i: int, j: int) -> None:
     n, k, m = shape

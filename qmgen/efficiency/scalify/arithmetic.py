@@ -19,6 +19,7 @@ from qmgen.efficiency.scalify.powers import (
 )
 from qmgen.efficiency.scalify.scaled_array import ScaledArray, is_float, wide_dtype
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
     bind,
     data_at,

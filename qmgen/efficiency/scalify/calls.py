@@ -19,7 +19,7 @@ from qmgen.efficiency.scalify.scaled_array import (
     unscale,
     wide_dtype,
 )
-from qmgen.efficiency.scalify.values import Value, bind, results, without_filled
+from qmgen.efficiency.scalify.values import Rule, Value, bind, results, without_filled
 
 
 def inline(evaluate: Evaluate, equation: JaxprEqn, *operands: Value) -> list[Value]:

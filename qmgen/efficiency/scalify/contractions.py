@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from qmgen.efficiency.scalify.powers import power_of_two_below_root, product_of_scales
 from qmgen.efficiency.scalify.scaled_array import ScaledArray, wide_dtype
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
     bind,
     lift,

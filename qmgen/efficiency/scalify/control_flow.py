@@ -17,6 +17,7 @@ from qmgen.efficiency.scalify.powers import SMALLEST
 from qmgen.efficiency.scalify.scaled_array import ScaledArray
 from qmgen.efficiency.scalify.values import (
     Filled,
+    Rule,
     Value,
     data_at,
     lift,

@@ -26,7 +26,9 @@ from qmgen.efficiency.scalify.scaled_array import (
     wide_dtype,
 )
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
+    aval_of,
     bind,
     filled_result,
     plain,
@@ -36,14 +38,14 @@ from qmgen.efficiency.scalify.values import (
     without_filled,
 )
 
-_RULES: dict[str, Callable[..., list[Value]]] = {
+_RULES: dict[str, Rule] = {
     **arithmetic.RULES,
     **contractions.RULES,
     **structure.RULES,
     **markers.RULES,
 }
 # Those of primitives that contain jaxprs, which get `evaluate` as well.
-_NESTED_RULES: dict[str, Callable[..., list[Value]]] = {**control_flow.RULES, **calls.RULES}
+_NESTED_RULES: dict[str, Rule] = {**control_flow.RULES, **calls.RULES}
 
 # What these do depends on the dtype, or on code that expects one.
 _BOUND_TO_DTYPE = {

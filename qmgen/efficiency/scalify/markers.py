@@ -18,7 +18,7 @@ from qmgen.efficiency.scalify.scaled_array import (
     root_mean_square,
     wide_dtype,
 )
-from qmgen.efficiency.scalify.values import Value, lift
+from qmgen.efficiency.scalify.values import Rule, Value, lift
 from qmgen.errors import InputError
 
 # What the norm of data is taken for at least, so that all zeros don't change the scale much.

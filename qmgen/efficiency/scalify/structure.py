@@ -9,6 +9,7 @@ from jax.extend.core import JaxprEqn
 
 from qmgen.efficiency.scalify.scaled_array import ScaledArray, is_float
 from qmgen.efficiency.scalify.values import (
+    Rule,
     Value,
     at_common_scale,
     bind,

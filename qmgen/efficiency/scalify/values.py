@@ -1,7 +1,7 @@
 """What the interpreter computes with, and how one kind of value becomes another."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -29,6 +29,8 @@ class Filled:
 
 
 Value = Array | np.ndarray | ScaledArray | Filled
+# Of an equation and its operands; where it contains jaxprs, of the interpreter first.
+Rule = Callable[..., list[Value]]
 
 
 def is_number(value: Value) -> bool:
@@ -106,7 +108,7 @@ def _least_scale(value: Value, dtype: np.dtype) -> Float[Array, ""] | None:
     known = known_number(value)
     if known is not None and (known == 0 or not math.isfinite(known)):
         return None
-    number = jnp.asarray(value.number if isinstance(value, Filled) else value)
+    number = jnp.asarray(_number(value))
     # A mantissa rounded up to 2 must fit, too.
     largest = float(jnp.finfo(dtype).max)
     room = 2.0 ** (math.frexp(min(largest, float(LARGEST)))[1] - 2)
@@ -175,6 +177,11 @@ def filled_result(equation: JaxprEqn, operands: Sequence[Value]) -> Filled | Non
 
 
 _KEEPS_NUMBER = {"reshape", "squeeze", "expand_dims", "transpose", "rev", "slice", "stop_gradient"}
+
+
+def _number(value: Any) -> Array | np.ndarray:
+    """The number that a value is all over."""
+    return value.number if isinstance(value, Filled) else value
 
 
 def _converted(number: Array | np.ndarray, dtype: np.dtype) -> Array | np.ndarray:
