@@ -123,7 +123,7 @@ benchmark-fine-tuning: scaling-law
 	$(ONE_THREAD) $(BIN)/python benchmarks/fine_tuning.py scaling/qm9.zarr \
 		scaling/law/size-012288/model.ckpt scaling/fine-tuning
 
-# Number formats: casts, signal to noise, training in 8 bits and fewer; a quarter of an hour.
+# Number formats: casts, signal to noise, training in 8 bits and fewer.
 benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/eight_bit_formats.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp8_training.py
@@ -131,7 +131,7 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/fp4_design_space.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/cost.py
 
-# SchNet trained in each number format on the store of the demo; ten minutes after that.
+# SchNet trained in each number format on the store of the demo.
 benchmark-few-bits: setup
 	test -d demo/dataset.zarr || $(MAKE) demo
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_in_few_bits.py demo/dataset.zarr
