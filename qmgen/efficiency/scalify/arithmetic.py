@@ -4,7 +4,6 @@ All of them compute in float32 (or float64) and round once. Two powers of two ca
 that in float32 the results are those of the plain function but for numbers near the ends of range.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -109,7 +108,7 @@ def cast(equation: JaxprEqn, a: Value) -> list[Value]:
     return [bind(equation, unscaled(a))]
 
 
-RULES: dict[str, Callable[..., list[Value]]] = {
+RULES: dict[str, Rule] = {
     "mul": multiply,
     "square": square,
     "div": divide,

@@ -1,6 +1,5 @@
 """Rules of primitives that call a function: jit, checkpoint, and custom derivatives."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -184,7 +183,7 @@ def _cotangent(value: Any, gradient: Any) -> Any:
     return ScaledArray(by_data.astype(value.dtype), by_scale)
 
 
-RULES: dict[str, Callable[..., list[Value]]] = {
+RULES: dict[str, Rule] = {
     "jit": inline,
     "pjit": inline,
     "closed_call": inline,

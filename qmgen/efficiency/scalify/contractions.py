@@ -4,7 +4,6 @@ So sums of n independent numbers of order 1 stay of order 1. They are made in fl
 """
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
@@ -80,7 +79,7 @@ def pick_by_window(equation: JaxprEqn, moved: Value, compared: Value) -> list[Va
     return scaled_result(equation, bind(equation, wide_data(x), wide), x.scale)
 
 
-RULES: dict[str, Callable[..., list[Value]]] = {
+RULES: dict[str, Rule] = {
     "dot_general": dot_general,
     "conv_general_dilated": convolution,
     "reduce_sum": reduce_sum,

@@ -153,8 +153,4 @@ def conditional(evaluate: Evaluate, equation: JaxprEqn, place: Value, *operands:
     return lax.switch(plain(place), [taken(branch) for branch in branches])
 
 
-RULES: dict[str, Callable[..., list[Value]]] = {
-    "scan": scan,
-    "while": while_loop,
-    "cond": conditional,
-}
+RULES: dict[str, Rule] = {"scan": scan, "while": while_loop, "cond": conditional}

@@ -33,7 +33,6 @@ from qmgen.efficiency.scalify.values import (
     filled_result,
     plain,
     results,
-    shaped,
     unscaled,
     without_filled,
 )
@@ -131,7 +130,7 @@ def evaluate(closed: ClosedJaxpr, *operands: Value) -> list[Value]:
 
     def read(atom: Any) -> Value:
         if isinstance(atom, Literal):
-            return np.asarray(atom.val, shaped(atom).dtype)
+            return np.asarray(atom.val, aval_of(atom).dtype)
         return known[atom]
 
     for equation in jaxpr.eqns:
@@ -163,8 +162,8 @@ def apply_unscaled(equation: JaxprEqn, operands: list[Value]) -> list[Value]:
     if done is None:
         done = results(equation, bind(equation, *(plain(value) for value in operands)))
     return [
-        ScaledArray(value.astype(shaped(variable).dtype), jnp.float32(1))
-        if is_float(shaped(variable))
+        ScaledArray(value.astype(aval_of(variable).dtype), jnp.float32(1))
+        if is_float(aval_of(variable))
         else value
         for value, variable in zip(done, equation.outvars, strict=True)
     ]
@@ -190,7 +189,7 @@ def _applied_wide(equation: JaxprEqn, operands: list[Value]) -> list[Any] | None
     except (TypeError, ValueError, NotImplementedError):
         return None
     for shape, variable in zip(shapes, equation.outvars, strict=True):
-        expected = shaped(variable)
+        expected = aval_of(variable)
         widened = is_float(expected) and shape.dtype == wide_dtype(expected.dtype)
         if shape.shape != expected.shape or not (widened or shape.dtype == expected.dtype):
             return None

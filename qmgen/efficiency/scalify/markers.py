@@ -1,6 +1,5 @@
 """Primitives that act on data or scale, and so mean something only in a scalified function."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -117,10 +116,7 @@ def _cast_rule(equation: JaxprEqn, x: Value) -> list[Value]:
     return [ScaledArray(saturating_cast(value.data, **equation.params), value.scale)]
 
 
-RULES: dict[str, Callable[..., list[Value]]] = {
-    "dynamic_rescale": _rescale_rule,
-    "saturating_cast": _cast_rule,
-}
+RULES: dict[str, Rule] = {"dynamic_rescale": _rescale_rule, "saturating_cast": _cast_rule}
 
 
 def _identity(x: Array, *, norm: str) -> Array:

@@ -1,7 +1,6 @@
 """Rules of primitives that move numbers, or choose some of them, and so keep the scale."""
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
@@ -90,7 +89,7 @@ _AT_LARGEST_SCALE = (
     "scatter-max scatter-min select_n"
 )
 
-RULES: dict[str, Callable[..., list[Value]]] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(_ON_DATA.split(), on_data),
     **dict.fromkeys(_AT_LARGEST_SCALE.split(), at_largest_scale),
     "sort": each_on_data,

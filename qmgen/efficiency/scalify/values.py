@@ -138,14 +138,14 @@ def results(equation: JaxprEqn, done: Any) -> list[Any]:
     return list(done) if equation.primitive.multiple_results else [done]
 
 
-def shaped(variable: Any) -> Any:
-    """Shape and dtype of a variable of a jaxpr; JAX types them as any abstract value."""
-    return variable.aval
+def aval_of(atom: Any) -> Any:
+    """Shape and dtype of what an equation takes or gives."""
+    return atom.aval
 
 
 def result_dtype(equation: JaxprEqn) -> np.dtype:
     """Dtype of the first result."""
-    return shaped(equation.outvars[0]).dtype
+    return aval_of(equation.outvars[0]).dtype
 
 
 def scaled_result(
@@ -162,17 +162,17 @@ def without_filled(value: Value) -> Array | np.ndarray | ScaledArray:
 
 def filled_result(equation: JaxprEqn, operands: Sequence[Value]) -> Filled | None:
     """The result of an equation that spreads, reshapes or casts one number, as such."""
-    if not operands or not equation.outvars or not is_float(shaped(equation.outvars[0])):
+    if not operands or not equation.outvars or not is_float(aval_of(equation.outvars[0])):
         return None
-    first, result = operands[0], shaped(equation.outvars[0])
-    if isinstance(first, ScaledArray) or not is_number(first):
-        return None
-    number = first.number if isinstance(first, Filled) else first
+    shape, dtype = aval_of(equation.outvars[0]).shape, aval_of(equation.outvars[0]).dtype
+    first = operands[0]
     name = equation.primitive.name
-    if name == "convert_element_type":
-        return Filled(_converted(number, result.dtype), result.shape, result.dtype)
-    if name == "broadcast_in_dim" or (name in _KEEPS_NUMBER and isinstance(first, Filled)):
-        return Filled(number, result.shape, result.dtype)
+    if name == "convert_element_type" and is_number(first):
+        return Filled(_converted(_number(first), dtype), shape, dtype)
+    if name == "broadcast_in_dim" and is_number(first):
+        return Filled(_number(first), shape, dtype)
+    if name in _KEEPS_NUMBER and isinstance(first, Filled):
+        return Filled(first.number, shape, dtype)
     return None
 
 
