@@ -26,7 +26,6 @@ from qmgen.efficiency.sparse_outliers import (
 )
 from qmgen.errors import InputError
 
-
 # About what an entropy-coded tensor has besides its codes, too much for a budget of a small one.
 _HEADER_BITS = 400
 
