@@ -26,6 +26,9 @@ from qmgen.efficiency.sparse_outliers import (
 )
 from qmgen.errors import InputError
 
+# About what an entropy-coded tensor has besides its codes, too much for a budget of a small one.
+_HEADER_BITS = 400
+
 
 class Rounded(NamedTuple):
     """Values of a tensor in a format, and the bits of all of it."""
@@ -45,8 +48,8 @@ class WeightFormat:
     whole
         Whether an element has a whole number of bits.
     apply
-        Rounds a tensor, its first axis the channels, at so many bits an element; those of scales
-        and outliers come on top, but for entropy-coded formats, where everything is counted in.
+        Rounds a tensor, its first axis the channels, at so many bits an element; those of scales,
+        outliers and headers come on top.
     """
 
     name: str
@@ -137,7 +140,7 @@ def entropy_coded() -> WeightFormat:
     """A uniform grid, entropy-coded to bytes; the step follows from the bits."""
 
     def apply(x: Float[np.ndarray, "..."], bits: float) -> Rounded:
-        coded = compress(x, step_for_bits(x, bits))
+        coded = compress(x, step_for_bits(x, bits + _HEADER_BITS / max(x.size, 1)))
         return Rounded(decompress(coded).astype(np.float32), coded.bits)
 
     return WeightFormat("uniform grid, entropy-coded", False, apply)
