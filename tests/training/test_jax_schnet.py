@@ -130,7 +130,9 @@ def in_formats(formats: MatmulFormats, model: SchNet, key: jax.Array) -> SchNet:
     ("in_use", "rule"),
     [
         (in_float16, BackoffLossScale(2.0**10)),
-        (partial(in_formats, UE5M3_BEST.formats()), ConstantLossScale()),
+        pytest.param(
+            partial(in_formats, UE5M3_BEST.formats()), ConstantLossScale(), marks=pytest.mark.slow
+        ),
         pytest.param(partial(in_formats, FP8_AMAX), ConstantLossScale(), marks=pytest.mark.slow),
         pytest.param(
             partial(in_formats, MXFP4_RECIPE.formats()), ConstantLossScale(), marks=pytest.mark.slow
