@@ -35,7 +35,7 @@ lint: setup
 
 # Two processes of tests, as each takes one core; tests/conftest.py says which go together.
 test: lint
-	$(ONE_THREAD) $(BIN)/pytest -m "not slow" -n 2 --dist loadgroup --durations=20
+	$(ONE_THREAD) $(BIN)/pytest -m "not slow" -n 2 --dist loadscope --durations=20
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/pytest -m slow

@@ -1,4 +1,4 @@
-"""How tests are shared out among the processes of `pytest -n 2 --dist loadgroup`."""
+"""How tests are shared out among the processes of `pytest -n 2`, and places for objects."""
 
 import os
 import shutil
@@ -8,12 +8,13 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import s3fs
+from xdist.scheduler import LoadScopeScheduling
 from zarr.core.sync import sync
 
-_ROOT = Path(__file__).parent
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -27,18 +28,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-# Before pytest-xdist, which reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares compiled programs or fixtures.
+class _Together(LoadScopeScheduling):
+    """Gives a process whole files, whose tests share compiled programs and fixtures.
 
-    That is a file; the tests of `generate` share one cluster, and none of them should find four
-    busy workers on two cores.
+    The tests of `generate` share one cluster, and none of them should find four busy workers on two
+    cores. pytest-xdist's own groups are marks that it writes into the tests' names, which pytest
+    9.2 does not let it.
     """
-    for item in items:
-        parts = item.path.relative_to(_ROOT).parts
-        group = parts[0] if parts[0] == "generate" else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "generate" if "generate" in Path(file).parts else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Share tests out as `_Together` says."""
+    return _Together(config, log)
 
 
 _SERVER = """
