@@ -72,12 +72,10 @@ def build_plan(
     """
     if path.exists():
         return Plan(path)
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with disk_errors(path), closing(sqlite3.connect(temporary)) as db, db:
-        db.executescript(TABLES)
-        records = deduplicate(read_molecules(source, smiles_column=smiles_column))
-        _write_windows(db, _accepted(db, records, config, progress, refused), config)
+    records = deduplicate(read_molecules(source, smiles_column=smiles_column))
+    temporary = _write_plan(
+        path, lambda db: _accepted(db, records, config, progress, refused), config
+    )
     plan = Plan(temporary)
     if not plan.counts().molecules:
         some = [
@@ -165,13 +163,20 @@ def build_stored_plan(
     """
     if path.exists():
         return Plan(path)
+    os.replace(_write_plan(path, lambda db: _labelable(db, molecules, config), config), path)
+    return Plan(path)
+
+
+def _write_plan(
+    path: Path, molecules: Callable[[sqlite3.Connection], Iterator[_Sized]], config: RunConfig
+) -> Path:
+    """Write a plan beside where it goes, which only a complete one may take the place of."""
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     with disk_errors(path), closing(sqlite3.connect(temporary)) as db, db:
         db.executescript(TABLES)
-        _write_windows(db, _labelable(db, molecules, config), config)
-    os.replace(temporary, path)
-    return Plan(path)
+        _write_windows(db, molecules(db), config)
+    return temporary
 
 
 def _labelable(

@@ -178,6 +178,7 @@ def _is_bound_to_dtype(equation: JaxprEqn) -> bool:
 
 
 def _applied_wide(equation: JaxprEqn, operands: list[Value]) -> list[Any] | None:
+    """Results in float32 of a primitive, None of one that wants its own dtype."""
     wide = [
         jnp.asarray(unscaled(v)).astype(wide_dtype(v.dtype)) if is_float(v) else plain(v)
         for v in operands
@@ -187,6 +188,7 @@ def _applied_wide(equation: JaxprEqn, operands: list[Value]) -> list[Any] | None
     try:
         shapes = results(equation, jax.eval_shape(lambda *v: bind(equation, *v), *wide))
     except (TypeError, ValueError, NotImplementedError):
+        # What primitives raise that don't take float32; the caller gives them what they take.
         return None
     for shape, variable in zip(shapes, equation.outvars, strict=True):
         expected = aval_of(variable)
