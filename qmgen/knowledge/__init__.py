@@ -1,0 +1,1 @@
+"""Knowledge graphs over molecules: built from a store, completed, analysed and questioned."""
