@@ -83,8 +83,10 @@ def watch(command: list[str], log: Log, kill_after: int | None) -> list[Sample]:
             time.sleep(_LOOK_S)
             log.follow()
             finished = log.conformers
-            if finished:
-                samples.append(Sample(finished, process.memory_info().rss))
+            resident = process.memory_info().rss
+            # A process that has just ended holds nothing.
+            if finished and resident:
+                samples.append(Sample(finished, resident))
             if kill_after is not None and finished >= kill_after:
                 for child in (process, *process.children(recursive=True)):
                     child.kill()
@@ -101,8 +103,8 @@ def at(event: dict) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--molecules", type=int, default=101_500)
-    parser.add_argument("--conformers", type=int, default=10)
+    parser.add_argument("--molecules", type=int, default=25_500)
+    parser.add_argument("--conformers", type=int, default=40)
     parser.add_argument("--batch", type=int, default=1000, help="conformers of a batch")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=Path, help="where to leave the store and the log")
