@@ -33,9 +33,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes of tests, as each takes one core; tests/conftest.py says which go together.
+# Two processes of tests, as each takes one core; tests/conftest.py says which go together. A third of
+# their time would be XLA's optimisation of programs that then run once, so it does little of that
+# here; in `make test-slow`, `make demo` and `make accuracy` programs are those that users run.
 test: lint
-	$(ONE_THREAD) $(BIN)/pytest -m "not slow" -n 2 --dist loadscope --durations=20
+	$(ONE_THREAD) JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadscope --durations=20
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/pytest -m slow

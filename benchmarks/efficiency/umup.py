@@ -38,7 +38,7 @@ from qmgen.efficiency.unit_scaling import cross_entropy
 BASE = 32
 HEADS, WIDTH, BATCH, LENGTH = 2, 32, 8, 33
 # Exponents of learning rates, 2^k.
-RATES = {"standard": range(-10, -4), "muP": range(-10, -4), "u-muP": range(-4, 2)}
+RATES = {"standard": range(-12, -5), "muP": range(-11, -5), "u-muP": range(-7, 1)}
 # Size, parametrisation, and the loss at each learning rate.
 Sweep = dict[str, dict[int, np.ndarray]]
 # Loss, parameters, and optimiser by learning rate.
