@@ -82,11 +82,18 @@ def test_gradient_of_two_spins_equals_pyscf(functional: str) -> None:
     assert np.abs(found[0] - gradient.kernel()).max() < 1e-8
 
 
-@pytest.mark.parametrize("cartesian", [pytest.param((), marks=pytest.mark.slow), (2,)])
-def test_forces_are_the_energy_s_derivative(cartesian: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("basis", "cartesian"),
+    [
+        ("sto-3g", ()),
+        pytest.param("6-31g*", (), marks=pytest.mark.slow),
+        pytest.param("6-31g*", (2,), marks=pytest.mark.slow),
+    ],
+)
+def test_forces_are_the_energy_s_derivative(basis: str, cartesian: tuple[int, ...]) -> None:
     z, positions, _ = embed("[H]F")
     config = DFTConfig(
-        functional="b3lyp5", basis="6-31g*", cartesian=cartesian, grid_level=0, conv_tol=1e-12
+        functional="b3lyp5", basis=basis, cartesian=cartesian, grid_level=0, conv_tol=1e-12
     )
     labels = label_conformers(z, positions, config)
     forces = nuclear_forces(z, positions, config, labels, grid_response=True)

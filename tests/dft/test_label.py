@@ -88,7 +88,8 @@ def test_labels_equal_pyscf(smiles: str, functional: str, basis: str) -> None:
 @pytest.mark.parametrize(
     ("smiles", "functional", "basis"),
     [
-        ("CC(N)=O", "b3lyp", "sto-3g"),
+        ("CO", "b3lyp", "sto-3g"),
+        pytest.param("CC(N)=O", "b3lyp", "sto-3g", marks=pytest.mark.slow),
         pytest.param("FCCl", "pbe", "6-31g*", marks=pytest.mark.slow),
         pytest.param("CSC", "hf", "def2-svp", marks=pytest.mark.slow),
     ],

@@ -35,7 +35,7 @@ OPEN_SHELLS = [
     # Any Fock matrix commutes with the density: nothing tells the guess' from the last.
     ("[H][H]", 2, "hf", "sto-3g"),
     pytest.param("[NH3+]", 1, "blyp", "6-31g*", marks=pytest.mark.slow),
-    ("[CH3]", 1, "wb97x", "6-31g*"),
+    pytest.param("[CH3]", 1, "wb97x", "6-31g*", marks=pytest.mark.slow),
 ]
 
 
