@@ -54,9 +54,9 @@ def final(curve: np.ndarray) -> float:
     return value if np.isfinite(value) else np.inf
 
 
-def teacher_batches(steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def teacher_batches(steps: int, batch: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """New examples in every step."""
-    x, y = examples(steps * batch, 1)
+    x, y = examples(steps * batch, 1 + seed)
     return x.reshape(steps, batch, -1), y.reshape(steps, batch)
 
 

@@ -6,7 +6,7 @@ sweeps. Run as `make benchmark-efficiency`.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ Sweep = dict[str, dict[int, np.ndarray]]
 Problem = tuple[Callable, Any, Callable]
 
 
-def plain_network(width: int, mup: bool) -> Problem:
+def plain_network(width: int, mup: bool, seed: int) -> Problem:
     """A network without unit scaling.
 
     By muP learning rates of hidden weights are times BASE / width, and so are outputs, with the
@@ -53,7 +53,7 @@ def plain_network(width: int, mup: bool) -> Problem:
     """
     ratio = BASE / width if mup else 1.0
     sizes = [(width, INPUTS), (width, width), (width, width), (CLASSES, width)]
-    keys = jax.random.split(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(seed), 4)
     weights = [jax.random.normal(k, s) * s[1] ** -0.5 for k, s in zip(keys, sizes, strict=True)]
     weights[-1] *= ratio**-0.5
     factors = [1.0, ratio, ratio, 1.0]
@@ -80,15 +80,15 @@ def unit_scaled(model: eqx.Module, loss: Callable) -> Problem:
     return of_parameters, parameters, partial(adam, model_roles=roles(model))
 
 
-def network(kind: str, width: int) -> Problem:
+def network(kind: str, width: int, seed: int) -> Problem:
     if kind != "u-muP":
-        return plain_network(width, kind == "muP")
-    model = MLP(INPUTS, CLASSES, width, 3, key=jax.random.key(0))
+        return plain_network(width, kind == "muP", seed)
+    model = MLP(INPUTS, CLASSES, width, 3, key=jax.random.key(seed))
     return unit_scaled(model, lambda m, batch: cross_entropy(m(batch[0]), batch[1]))
 
 
-def transformer(kind: str, depth: int) -> Problem:
-    key = jax.random.key(0)
+def transformer(kind: str, depth: int, seed: int) -> Problem:
+    key = jax.random.key(seed)
     if kind == "standard":
         weights = standard_decoder(depth, WIDTH, key)
         return partial(standard_loss, heads=HEADS, formats=None), weights, optax.adam
@@ -97,18 +97,20 @@ def transformer(kind: str, depth: int) -> Problem:
 
 
 def sweep(
-    problem: Callable[[str, int], Problem],
+    problem: Callable[[str, int, int], Problem],
     kinds: tuple[str, ...],
     sizes: list[int],
-    batches: Any,
+    batches: Sequence[Any],
 ) -> Sweep:
+    """Mean of the last losses over seeds, each with initial weights and batches of its own."""
     results: Sweep = {}
     for kind in kinds:
         for size in sizes:
-            run = losses(*problem(kind, size), batches)
-            results.setdefault(kind, {})[size] = np.array(
-                [final(run(2.0**k)[0]) for k in RATES[kind]]
-            )
+            of_seeds = []
+            for seed, seen in enumerate(batches):
+                run = losses(*problem(kind, size, seed), seen)
+                of_seeds.append([final(run(2.0**k)[0]) for k in RATES[kind]])
+            results.setdefault(kind, {})[size] = np.mean(of_seeds, axis=0)
     return results
 
 
@@ -164,16 +166,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 128, 256, 512])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 8])
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "umup.png")
     arguments = parser.parse_args()
-    examples = jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, 64))
+    seeds = range(arguments.seeds)
+    examples = [
+        jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, 64, seed)) for seed in seeds
+    ]
     by_width = sweep(network, ("standard", "muP", "u-muP"), arguments.widths, examples)
     report(by_width, "width")
     verdict(by_width)
-    data = source(arguments.steps, BATCH, LENGTH)
-    by_depth = sweep(transformer, ("standard", "u-muP"), arguments.depths, jnp.asarray(data.tokens))
+    # One source, of which each seed sees other sequences.
+    data = source(arguments.steps * arguments.seeds, BATCH, LENGTH)
+    tokens = np.split(data.tokens, arguments.seeds)
+    by_depth = sweep(transformer, ("standard", "u-muP"), arguments.depths, tokens)
     report(by_depth, "depth")
     print(f"Entropy of the source: {data.entropy:.3f}")
     draw(by_width, by_depth, arguments.figure)
