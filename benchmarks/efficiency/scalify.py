@@ -21,7 +21,11 @@ from teacher import CLASSES, INPUTS, examples
 
 from qmgen.efficiency.scalify import ScaledArray, as_scaled, scalify, unscale
 from qmgen.efficiency.scalify.fp8 import fp8_matmul
-from qmgen.efficiency.scalify.markers import dynamic_rescale_l2, saturating_cast
+from qmgen.efficiency.scalify.markers import (
+    dynamic_rescale_l2,
+    rescale_gradient,
+    saturating_cast,
+)
 from qmgen.efficiency.scalify.optimiser import hold_scaled
 from qmgen.efficiency.signal_to_noise import signal_to_noise_db
 
@@ -72,8 +76,10 @@ def forward(parameters: Any, taps: Any, x: Any, product: Callable[[Any, Any], An
     inputs = []
     for (weights, bias), tap in zip(parameters, taps, strict=True):
         inputs.append(x)
-        output = product(x, weights) + bias + tap
-        x = jax.nn.gelu(output)
+        output = rescale_gradient(product(x, weights) + bias + tap)
+        # Data grows from layer to layer, as scales are rounded down, forwards and backwards; GELU's
+        # cubes would overflow.
+        x = dynamic_rescale_l2(jax.nn.gelu(output))
     return output, inputs
 
 
@@ -189,7 +195,7 @@ def tensors(product: Callable[[Any, Any], Any]) -> Callable[..., dict[str, list[
             "activations": inputs,
             "gradients of outputs": by_outputs,
             "gradients of weights": weights,
-            "second moments after one step": [0.001 * gradient**2 for gradient in weights],
+            "second moments after one step": [0.001 * dynamic_rescale_l2(g) ** 2 for g in weights],
         }
 
     return function

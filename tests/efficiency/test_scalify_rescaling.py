@@ -1,5 +1,6 @@
 """Rescaling, casts and products in 8 bits, and optimisers with 16-bit state."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from qmgen.efficiency.scalify.markers import (
     dynamic_rescale_l1,
     dynamic_rescale_l2,
     dynamic_rescale_max,
+    rescale_gradient,
     saturating_cast,
 )
 from qmgen.efficiency.scalify.optimiser import hold_scaled
@@ -225,3 +227,22 @@ def test_bad_input_is_refused() -> None:
         saturating_cast(jnp.ones(3), np.int8)
     with pytest.raises(InputError, match="must be floats"):
         hold_scaled(optax.adam(1e-2), np.int8).init({"w": jnp.ones(3)})
+
+
+def test_gradients_that_are_rescaled_do_not_overflow() -> None:
+    """Thirty factors whose mantissas leave a gradient of 1.9^30, beyond what float16 holds."""
+
+    def layers(x: Any, factor: Any, mark: Callable[[Any], Any]) -> Any:
+        for _ in range(30):
+            x = mark(x) * factor
+        return jnp.sum(x)
+
+    marked = partial(layers, mark=lambda v: rescale_gradient(dynamic_rescale_l2(v)))
+    bare = partial(layers, mark=dynamic_rescale_l2)
+    x = as_scaled(normal(0, 8).astype(np.float16))
+    factor = as_scaled(np.full(8, 1.9, np.float16), scale=1.0)
+    overflown = unscale(jax.jit(scalify(jax.grad(bare)))(x, factor))
+    assert not np.isfinite(overflown).all()
+    found = unscale(jax.jit(scalify(jax.grad(marked)))(x, factor))
+    # Each factor and product is rounded to float16, by 5e-4 at most.
+    np.testing.assert_allclose(found, np.full(8, 1.9**30), rtol=60 * 5e-4)

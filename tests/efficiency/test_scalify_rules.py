@@ -305,3 +305,23 @@ def test_bad_input_is_refused() -> None:
         scalify(jnp.abs)(ScaledArray(np.ones(3, np.float32), np.float16(1)))
     with pytest.raises(InputError, match="array of floats"):
         scalify(jnp.abs)(ScaledArray(np.ones(3, np.int32), np.float32(1)))
+
+
+def test_what_depends_on_nothing_scaled_imposes_no_scale() -> None:
+    """By the label's logit the gradient is -1 / n and float16 loses what is small beside it."""
+    rows, classes = 2**14, 8
+    logits = 3 * normal(0, rows, classes)
+    labels = np.random.default_rng(1).integers(0, classes, rows)
+
+    def loss(x: Any, y: Any) -> Any:
+        picked = jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], 1)
+        return -jnp.mean(picked.astype(jnp.float32))
+
+    exact = np.asarray(jax.jit(jax.grad(loss))(logits, labels))
+    half = logits.astype(np.float16)
+    plain = np.asarray(jax.jit(jax.grad(loss))(half, labels), np.float32)
+    found = compiled(scalify(jax.grad(loss)))(as_scaled(half), labels)
+    error = np.linalg.norm(unscale(found) - exact) / np.linalg.norm(exact)
+    # Three roundings to float16, of 5e-4 at most each.
+    assert error < 1.5e-3
+    assert np.mean(np.asarray(found.data) == 0) < 1e-3 < np.mean(plain == 0)

@@ -68,7 +68,9 @@ def scalify(function: Callable[..., Any]) -> Callable[..., Any]:
     power of two. Those without one (exp, tanh, fft, cholesky, ...) see unscaled float32 numbers,
     and their results have scale 1.
 
-    No rule looks at the data, which may therefore drift where something is multiplied over and
+    What depends on nothing scaled gets the scale of its RMS where it meets something scaled.
+
+    No rule looks at scaled data, which may therefore drift where something is multiplied over and
     over, as a loop's carry is: there, and on what optimisers keep, `dynamic_rescale_l2` and its
     kin put the scale right.
 

@@ -83,6 +83,19 @@ def dynamic_rescale_l2(x: Any) -> Any:
     return _dynamic_rescale(x, "l2")
 
 
+@jax.custom_vjp
+def rescale_gradient(x: Any) -> Any:
+    """Give an array back, and its gradient through `dynamic_rescale_l2`.
+
+    Products in a backward pass multiply data of gradients, which would overflow 16 bits after
+    some layers.
+    """
+    return x
+
+
+rescale_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (dynamic_rescale_l2(gradient),))
+
+
 def saturating_cast(x: Float[Array, "*shape"], dtype: np.dtype | type) -> Float[Array, "*shape"]:
     """Cast to a narrower float, where larger numbers become its largest; NaN stays.
 

@@ -13,7 +13,13 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
 from qmgen.efficiency.scalify.powers import LARGEST, SMALLEST, power_of_two_below, split_scalar
-from qmgen.efficiency.scalify.scaled_array import ScaledArray, is_float, unscale, wide_dtype
+from qmgen.efficiency.scalify.scaled_array import (
+    ScaledArray,
+    as_scaled,
+    is_float,
+    unscale,
+    wide_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,15 @@ def unscaled(value: Value) -> Array | np.ndarray:
 
 
 def lift(value: Value) -> ScaledArray:
-    """A value with a scale: numbers have theirs split off, arrays have 1."""
+    """A value with a scale: numbers have theirs split off, arrays get that of their RMS.
+
+    With a scale of 1 an array of small numbers, such as a gradient that depends on nothing scaled,
+    would impose that on all that it is added to.
+    """
     if isinstance(value, ScaledArray):
         return value
     if not is_number(value):
-        return ScaledArray(value, jnp.float32(1))
+        return as_scaled(value)
     number = value.number if isinstance(value, Filled) else value
     mantissa, power = split_scalar(number)
     return ScaledArray(jnp.broadcast_to(mantissa.astype(value.dtype), value.shape), power)
@@ -104,7 +114,7 @@ def _least_scale(value: Value, dtype: np.dtype) -> Float[Array, ""] | None:
     if isinstance(value, ScaledArray):
         return value.scale
     if not is_number(value):
-        return jnp.float32(1)
+        return lift(value).scale
     known = known_number(value)
     if known is not None and (known == 0 or not math.isfinite(known)):
         return None
