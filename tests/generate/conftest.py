@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from tests.generate.runs import (
     ONE_PROGRAM,
     ROOT,
     Command,
+    is_written,
     wait_for,
     write_smiles,
     write_yaml,
@@ -87,7 +89,7 @@ def dask_processes(
                     stderr=log,
                 )
             )
-            assert wait_for(file.exists, processes[0])
+            assert wait_for(partial(is_written, file), processes[0])
     try:
         with Client(scheduler_file=str(file), timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(2, timeout=60)

@@ -140,6 +140,14 @@ def wait_for(
     return False
 
 
+def is_written(scheduler_file: Path) -> bool:
+    """Whether Dask's file of a scheduler has its address; it is there before it is written."""
+    try:
+        return "address" in json.loads(scheduler_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+
+
 def group_members(group: int) -> list[psutil.Process]:
     """Living processes of a process group."""
     found = []

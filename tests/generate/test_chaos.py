@@ -9,13 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from qmgen.dataset import open_dataset, store_digest, verify_store
-from tests.generate.runs import ROOT, Command, group_members, wait_for, write_smiles, write_yaml
+from tests.generate.runs import (
+    ROOT,
+    Command,
+    group_members,
+    is_written,
+    wait_for,
+    write_smiles,
+    write_yaml,
+)
 
 _SMILES = """
 C CC CCO CO N O CN C=O CC=O C#N CCC COC C1CC1 OCC=O NC=O CF CCl CS C=C C#C CC#N CC(=O)O CNC OCO NCN
@@ -47,7 +56,7 @@ class Cluster:
             self.stop()
             self._starts += 1
             self.scheduler = self._process("scheduler", "--port", "0")
-            assert wait_for(self._file.exists, self.scheduler)
+            assert wait_for(partial(is_written, self._file), self.scheduler)
         self._nannies = [nanny for nanny in self._nannies if nanny.poll() is None]
         preload = str(Path(__file__).with_name("chaos_worker.py"))
         while len(self._nannies) < 2:
