@@ -155,9 +155,13 @@ def random_bases(
             return _orthonormal(gradient, key, count)
         if workers is None:
             return projected(gradient, key, count)
-        mine = coefficients(gradient, key, lax.axis_index(workers) * count, count)
-        everyones = lax.all_gather(mine, workers, tiled=True)
-        return combine(everyones, key, 0, gradient.size)
+        first = lax.axis_index(workers) * count
+        mine = coefficients(gradient, key, first, count)
+        # Unlike what all_gather gives, a sum is known to be the same on all workers.
+        own = lax.dynamic_update_slice(
+            jnp.zeros(lax.axis_size(workers) * count, mine.dtype), mine, (first,)
+        )
+        return combine(lax.psum(own, workers), key, 0, gradient.size)
 
     def of_step(steps: Int[Array, ""]) -> Key[Array, ""]:
         return jax.random.fold_in(key, steps if fresh else 0)
