@@ -55,9 +55,8 @@ def gradient_variance(
         Arrays with the samples as the first axis.
     """
 
-    def of_sample(sample: PyTree) -> tuple[Array, Array]:
-        gradient = ravel_pytree(jax.grad(loss)(parameters, sample))[0]
-        return gradient, jnp.sum(gradient**2)
+    def square(sample: PyTree) -> Array:
+        return jnp.sum(ravel_pytree(jax.grad(loss)(parameters, sample))[0] ** 2)
 
     def mean_loss(parameters: PyTree) -> Array:
         losses = jax.lax.map(
@@ -65,9 +64,7 @@ def gradient_variance(
         )
         return losses.mean()
 
-    squares = jax.lax.map(
-        lambda sample: of_sample(sample)[1], samples, batch_size=_SAMPLES_AT_A_TIME
-    )
+    squares = jax.lax.map(square, samples, batch_size=_SAMPLES_AT_A_TIME)
     mean = ravel_pytree(jax.grad(mean_loss)(parameters))[0]
     return squares.mean() - jnp.sum(mean**2)
 
