@@ -176,4 +176,6 @@ def pipelined_gradients(
             losses.append(finish(parameters[-1], x, jax.device_put(labels, devices[-1])))
         return jnp.mean(jnp.stack(losses))
 
-    return jax.value_and_grad(mean_loss)(parameters)
+    value, gradients = jax.value_and_grad(mean_loss)(parameters)
+    # Zeros of heads that aren't in use are elsewhere.
+    return value, [jax.device_put(g, d) for g, d in zip(gradients, devices, strict=True)]

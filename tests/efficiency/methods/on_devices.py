@@ -146,7 +146,8 @@ def workers() -> dict[str, Any]:
         own = [basis[:count], basis[count:]]
         parts.append(sum(p.T @ (p @ g[place]) for p, g in zip(own, gradients, strict=True)))
     by_hand = restore(flat - rate * jnp.concatenate(parts))
-    sent = re.findall(r"= (\w+)\[([\d,]*)\]\S* (all-\w+|collective-\w+|reduce-scatter)", text)
+    exchanges = re.findall(r" = (.*?) (?:all-|collective-|reduce-scatter)\S*\(", text)
+    shapes = [shape for line in exchanges for shape in re.findall(r"\w+\[([\d,]*)\]", line)]
     return {
         "same minibatch": max(
             difference(jax.tree.map(lambda leaf, k=k: leaf[k], same), alone) for k in range(2)
@@ -155,7 +156,7 @@ def workers() -> dict[str, Any]:
             difference(jax.tree.map(lambda leaf, k=k: leaf[k], two), by_hand) for k in range(2)
         ),
         "workers differ": difference(*(jax.tree.map(lambda leaf: leaf[k], two) for k in range(2))),
-        "numbers sent": [int(np.prod([int(n) for n in shape.split(",")])) for _, shape, _ in sent],
+        "numbers sent": sum(int(np.prod([int(n) for n in s.split(",") if n])) for s in shapes),
         "moved": difference(two, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), weights)),
     }
 

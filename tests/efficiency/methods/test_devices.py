@@ -30,6 +30,7 @@ def found() -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_local_training_on_devices_of_its_own(found: dict[str, Any]) -> None:
     figures = found["pipelines"]
     assert figures["places"] == [0, 1, 2]
@@ -38,6 +39,7 @@ def test_a_pipeline_is_local_training_on_devices_of_its_own(found: dict[str, Any
     assert figures["losses"] < 1e-5
 
 
+@pytest.mark.slow
 def test_pipelined_gradients_are_those_of_one_program(found: dict[str, Any]) -> None:
     figures = found["pipelines"]
     assert figures["gradient places"] == [0, 1, 2]
@@ -45,6 +47,7 @@ def test_pipelined_gradients_are_those_of_one_program(found: dict[str, Any]) -> 
     assert figures["pipelined gradients"] < 1e-6
 
 
+@pytest.mark.slow
 def test_two_workers_span_twice_as_many_directions(found: dict[str, Any]) -> None:
     figures = found["workers"]
     assert figures["moved"] > 1e-3
@@ -53,11 +56,10 @@ def test_two_workers_span_twice_as_many_directions(found: dict[str, Any]) -> Non
     assert figures["workers differ"] == 0
 
 
+@pytest.mark.slow
 def test_workers_send_components_alone(found: dict[str, Any]) -> None:
-    # 4 for each of 2 workers and 2 compartments, of 155 parameters; XLA may send both together.
-    sent = found["workers"]["numbers sent"]
-    assert sent
-    assert max(sent) <= 16
+    # 4 for each of 2 workers and 2 compartments, where there are 155 parameters.
+    assert found["workers"]["numbers sent"] == 16
 
 
 def test_missing_devices_are_named() -> None:

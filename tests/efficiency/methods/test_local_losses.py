@@ -147,7 +147,7 @@ def test_pipelines_without_waiting_hold_more() -> None:
 
 @pytest.mark.parametrize("schedule", ["local", "without_waiting", "backpropagation"])
 def test_the_slowest_stage_sets_the_pace(schedule: str) -> None:
-    costs = [StageCost(1, 2, 1), StageCost(4, 8, 1), StageCost(2, 3, 1)]
+    costs = [StageCost(1.0, 2.0, 1.0), StageCost(4.0, 8.0, 1.0), StageCost(2.0, 3.0, 1.0)]
     run: Callable = getattr(pipeline_schedule, schedule)
     cost = run(costs, 50)
     work = 12.0 if schedule == "backpropagation" else 12.0 * 50

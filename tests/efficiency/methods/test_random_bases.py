@@ -43,26 +43,30 @@ def updates(transformation: optax.GradientTransformation, steps: int) -> list[np
     return found
 
 
-@pytest.mark.parametrize("numbers_at_a_time", [1, 3 * SIZE, 2**18])
+@pytest.mark.parametrize("numbers_at_a_time", [1, 3 * SIZE])
 def test_chunks_are_the_whole_projection(
     numbers_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random_bases, "_NUMBERS_AT_A_TIME", numbers_at_a_time)
-    basis = np.asarray(directions(KEY, jnp.arange(12), SIZE))
-    np.testing.assert_allclose(np.linalg.norm(basis, axis=1), 1, rtol=1e-6)
     gradient = jnp.asarray(flat(GRADIENTS))
-    own = basis[5:12]
-    parts = coefficients(gradient, KEY, 5, 7)
-    np.testing.assert_allclose(parts, own @ gradient, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(combine(parts, KEY, 5, SIZE), own.T @ parts, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        projected(gradient, KEY, 7), basis[:7].T @ (basis[:7] @ gradient), rtol=1e-5, atol=1e-6
-    )
+
+    @jax.jit
+    def run() -> tuple:
+        parts = coefficients(gradient, KEY, 5, 7)
+        basis = directions(KEY, jnp.arange(12), SIZE)
+        return basis, parts, combine(parts, KEY, 5, SIZE), projected(gradient, KEY, 7)
+
+    basis, parts, sum_of_parts, whole = (np.asarray(array) for array in run())
+    np.testing.assert_allclose(np.linalg.norm(basis, axis=1), 1, rtol=1e-6)
+    first, own = basis[:7], basis[5:12]
+    close = {"rtol": 1e-5, "atol": 1e-6}  # rounding of float32
+    np.testing.assert_allclose(parts, own @ gradient, **close)
+    np.testing.assert_allclose(sum_of_parts, own.T @ parts, **close)
+    np.testing.assert_allclose(whole, first.T @ (first @ gradient), **close)
 
 
-@pytest.mark.parametrize("compartments", [1, 4, "layers"])
+@pytest.mark.parametrize("compartments", [1, "layers"])
 def test_all_orthonormal_directions_are_gradient_descent(compartments: Any) -> None:
-    # Of 40 numbers 10 slices of 4 have as many directions, layers of 25 and 15 haven't.
     if compartments == "layers":
         gradients = {"a": {"weight": np.float32([1, 2])}, "b": {"weight": np.float32([[3], [4]])}}
         compartments, count = layer_compartments(gradients), 2
@@ -94,7 +98,7 @@ def test_all_directions_are_alike() -> None:
     assert float(jnp.linalg.norm(mean - gradient * 8 / SIZE)) < 0.03 * norm
 
 
-@pytest.mark.parametrize(("compartments", "sizes"), [(1, [40]), (4, [10] * 4), ("layers", [25, 15])])
+@pytest.mark.parametrize(("compartments", "sizes"), [(4, [10] * 4), ("layers", [25, 15])])
 def test_compartments_have_bases_of_their_own(compartments: Any, sizes: list[int]) -> None:
     """All updates of a step, whatever the gradients, span d directions in each compartment."""
     labels = layer_compartments(GRADIENTS) if compartments == "layers" else compartments

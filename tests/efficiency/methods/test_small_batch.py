@@ -97,7 +97,7 @@ def test_groups_are_batches_of_pytorch(shape: tuple[int, ...], group: int) -> No
     np.testing.assert_allclose(moments.mean, other.running_mean, **close)
     np.testing.assert_allclose(moments.variance, other.running_var, **close)
     other.eval()
-    in_use = np.moveaxis(np.asarray(norm.in_use(x, moments)), -1, 1)
+    in_use = np.moveaxis(np.asarray(norm.in_use(jnp.asarray(x), moments)), -1, 1)
     np.testing.assert_allclose(in_use, other(source).detach(), **close)
 
 
