@@ -52,9 +52,7 @@ class Found(NamedTuple):
 
 def sparse_layers(network: Network) -> Any:
     """The readout stays dense: its 10 rows are no blocks of 16, and its weights few."""
-    return [
-        {"weight": number < len(network) - 1, "bias": False} for number in range(len(network))
-    ]
+    return [{"weight": number < len(network) - 1, "bias": False} for number in range(len(network))]
 
 
 def learn(

@@ -42,7 +42,9 @@ def worker_difference(weights: Any, batches: Any, count: int, steps: int = 20) -
     alone = training(digit_loss, weights, descent(2 * count), few)
     both = training(digit_loss, weights, descent(count, WORKERS), few)
     (one, _), _ = jax.jit(alone)(rate)
-    (two, _), _ = jax.jit(lambda: jax.vmap(both, axis_name=WORKERS, axis_size=2, in_axes=None)(rate))()
+    (two, _), _ = jax.jit(
+        lambda: jax.vmap(both, axis_name=WORKERS, axis_size=2, in_axes=None)(rate)
+    )()
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
     return max(float(jnp.abs(a - b).max()) for a, b in pairs)
 

@@ -45,31 +45,45 @@ class Stage(eqx.Module):
         return x
 
 
-def split_stage(stage: Stage) -> tuple[PyTree, PyTree]:
-    """What is learnt, and the rest."""
-    return eqx.partition(stage, eqx.is_inexact_array)
+@eqx.filter_jit
+def local_step(
+    stage: Stage,
+    optimiser: optax.GradientTransformation,
+    state: Any,
+    x: PyTree,
+    labels: PyTree,
+    loss: Loss,
+) -> tuple[Stage, Any, PyTree, Float[Array, ""]]:
+    """A stage's step on activations of the stage before, where the stage's weights are.
 
-
-def local_step(static: PyTree, optimiser: optax.GradientTransformation, loss: Loss) -> Callable:
-    """A stage's step, to be compiled.
-
-    It is a function of parameters, the optimiser's state, activations of the stage before and
-    labels; it gives the first two anew, its activations and its loss.
+    Returns
+    -------
+    The stage and the optimiser's state after it; the activations and the loss of before.
     """
 
-    def step(parameters: PyTree, state: Any, x: PyTree, labels: PyTree) -> tuple:
-        def of_parameters(parameters: PyTree) -> tuple[Array, PyTree]:
-            stage = eqx.combine(parameters, static)
-            activations = stage.activations(x)
-            return loss(stage.head(activations), labels), activations
+    def of_stage(stage: Stage) -> tuple[Array, PyTree]:
+        activations = stage.activations(x)
+        return loss(stage.head(activations), labels), activations
 
-        (value, activations), gradients = jax.value_and_grad(of_parameters, has_aux=True)(
-            parameters
-        )
-        updates, state = optimiser.update(gradients, state, parameters)
-        return optax.apply_updates(parameters, updates), state, activations, value
+    (value, activations), gradients = eqx.filter_value_and_grad(of_stage, has_aux=True)(stage)
+    learnt = eqx.filter(stage, eqx.is_inexact_array)
+    updates, state = optimiser.update(gradients, state, learnt)
+    return eqx.apply_updates(stage, updates), state, activations, value
 
-    return step
+
+@eqx.filter_jit
+def _activations(stage: Stage, x: PyTree) -> PyTree:
+    return stage.activations(x)
+
+
+@eqx.filter_jit
+def _loss_of_head(stage: Stage, x: PyTree, labels: PyTree, loss: Loss) -> Float[Array, ""]:
+    return loss(stage.head(x), labels)
+
+
+def _placed(tree: PyTree, device: jax.Device) -> PyTree:
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, device), rest)
 
 
 def _check_devices(stages: Sequence[Stage], devices: Sequence[jax.Device]) -> None:
@@ -108,28 +122,26 @@ def train_pipeline(
         There aren't as many devices as stages.
     """
     _check_devices(stages, devices)
-    parameters, states, steps, statics = [], [], [], []
-    for stage, device in zip(stages, devices, strict=True):
-        learnt, static = split_stage(stage)
-        parameters.append(jax.device_put(learnt, device))
-        states.append(jax.device_put(optimiser.init(learnt), device))
-        steps.append(jax.jit(local_step(static, optimiser, loss)))
-        statics.append(static)
+    pairs = list(zip(stages, devices, strict=True))
+    trained = [_placed(stage, device) for stage, device in pairs]
+    states = [
+        _placed(optimiser.init(eqx.filter(stage, eqx.is_inexact_array)), device)
+        for stage, device in pairs
+    ]
     losses: list[list[Array]] = []
     for x, labels in batches:
         of_batch = []
         for number, device in enumerate(devices):
             # None of these lines waits: arrays are promises that a device will keep in its turn.
             handed, known = jax.device_put((x, labels), device)
-            parameters[number], states[number], x, value = steps[number](
-                parameters[number], states[number], handed, known
+            trained[number], states[number], x, value = local_step(
+                trained[number], optimiser, states[number], handed, known, loss
             )
             of_batch.append(value)
         losses.append(of_batch)
         if len(losses) > len(stages):
             # So that activations don't pile up before a slow stage.
             losses[-1 - len(stages)][-1].block_until_ready()
-    trained = [eqx.combine(p, static) for p, static in zip(parameters, statics, strict=True)]
     values = [[float(value) for value in of_batch] for of_batch in losses]
     return trained, np.array(values, np.float32).reshape(-1, len(stages))
 
@@ -157,25 +169,17 @@ def pipelined_gradients(
     _check_devices(stages, devices)
     if not micro_batches:
         raise InputError("a step has at least one micro-batch")
-    split = [split_stage(stage) for stage in stages]
-    parameters = [
-        jax.device_put(learnt, device) for (learnt, _), device in zip(split, devices, strict=True)
-    ]
+    placed = [_placed(stage, device) for stage, device in zip(stages, devices, strict=True)]
 
-    def forward(static: PyTree) -> Callable:
-        return jax.jit(lambda learnt, x: eqx.combine(learnt, static).activations(x))
-
-    passes = [forward(static) for _, static in split]
-    finish = jax.jit(lambda learnt, x, y: loss(eqx.combine(learnt, split[-1][1]).head(x), y))
-
-    def mean_loss(parameters: list[PyTree]) -> Array:
+    def mean_loss(stages: list[Stage]) -> Array:
         losses = []
         for x, labels in micro_batches:
-            for learnt, through, device in zip(parameters, passes, devices, strict=True):
-                x = through(learnt, jax.device_put(x, device))
-            losses.append(finish(parameters[-1], x, jax.device_put(labels, devices[-1])))
+            for stage, device in zip(stages, devices, strict=True):
+                x = _activations(stage, jax.device_put(x, device))
+            known = jax.device_put(labels, devices[-1])
+            losses.append(_loss_of_head(stages[-1], x, known, loss))
         return jnp.mean(jnp.stack(losses))
 
-    value, gradients = jax.value_and_grad(mean_loss)(parameters)
+    value, gradients = eqx.filter_value_and_grad(mean_loss)(placed)
     # Zeros of heads that aren't in use are elsewhere.
-    return value, [jax.device_put(g, d) for g, d in zip(gradients, devices, strict=True)]
+    return value, [_placed(g, device) for g, device in zip(gradients, devices, strict=True)]

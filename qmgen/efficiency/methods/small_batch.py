@@ -20,9 +20,7 @@ from qmgen.errors import InputError
 _SAMPLES_AT_A_TIME = 32
 
 
-def learning_rate(
-    base_rate: float | Float[Array, ""], batch_size: int
-) -> float | Float[Array, ""]:
+def learning_rate(base_rate: float | Float[Array, ""], batch_size: int) -> float | Float[Array, ""]:
     """Rate for the mean over a batch at a base rate for each sample: m times as much, eq. 7.
 
     Raises
@@ -35,9 +33,7 @@ def learning_rate(
     return base_rate * batch_size
 
 
-def sgd(
-    base_rate: float | Float[Array, ""], batch_size: int
-) -> optax.GradientTransformation:
+def sgd(base_rate: float | Float[Array, ""], batch_size: int) -> optax.GradientTransformation:
     """SGD without momentum whose step is the base rate times the sum of the samples' gradients."""
     return optax.sgd(learning_rate(base_rate, batch_size))
 

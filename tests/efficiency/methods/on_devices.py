@@ -56,7 +56,7 @@ def pipelines() -> dict[str, Any]:
     batches = [(draw(ROWS, WIDTH), draw(ROWS, 2)) for _ in range(STEPS)]
     optimiser = optax.adam(0.01)
     trained, losses = train_pipeline(stages, optimiser, batches, error, devices)
-    places = [list(stage.head.weight.devices())[0].id for stage in trained]
+    places = [next(iter(stage.head.weight.devices())).id for stage in trained]
 
     # The same in one place.
     def total(stages: list[Stage], x: jax.Array, labels: jax.Array) -> Any:
@@ -92,7 +92,7 @@ def pipelines() -> dict[str, Any]:
         "losses": difference(losses, np.asarray(expected)),
         "pipelined loss": difference(value, plain_value),
         "pipelined gradients": difference(gradients, plain_gradients),
-        "gradient places": [list(g.head.weight.devices())[0].id for g in gradients],
+        "gradient places": [next(iter(g.head.weight.devices())).id for g in gradients],
     }
 
 
@@ -148,16 +148,14 @@ def workers() -> dict[str, Any]:
     by_hand = restore(flat - rate * jnp.concatenate(parts))
     exchanges = re.findall(r" = (.*?) (?:all-|collective-|reduce-scatter)\S*\(", text)
     shapes = [shape for line in exchanges for shape in re.findall(r"\w+\[([\d,]*)\]", line)]
+    first, second = (jax.tree.map(lambda leaf, k=k: leaf[k], two) for k in range(2))
+    one, other = (jax.tree.map(lambda leaf, k=k: leaf[k], same) for k in range(2))
     return {
-        "same minibatch": max(
-            difference(jax.tree.map(lambda leaf, k=k: leaf[k], same), alone) for k in range(2)
-        ),
-        "own minibatches": max(
-            difference(jax.tree.map(lambda leaf, k=k: leaf[k], two), by_hand) for k in range(2)
-        ),
-        "workers differ": difference(*(jax.tree.map(lambda leaf: leaf[k], two) for k in range(2))),
+        "same minibatch": max(difference(one, alone), difference(other, alone)),
+        "own minibatches": difference(first, by_hand),
+        "workers differ": difference(first, second),
         "numbers sent": sum(int(np.prod([int(n) for n in s.split(",") if n])) for s in shapes),
-        "moved": difference(two, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), weights)),
+        "moved": difference(first, weights),
     }
 
 

@@ -137,7 +137,9 @@ def test_the_weakest_go_and_others_begin(share: float) -> None:
     assert new.sum() == 18
 
 
-@pytest.mark.parametrize(("patterns", "expected"), [(160, 0.989), pytest.param(80, 0.902, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("patterns", "expected"), [(160, 0.989), pytest.param(80, 0.902, marks=pytest.mark.slow)]
+)
 def test_what_is_explored(patterns: int, expected: float) -> None:
     # What is inactive is drawn at random, so 0.9 prod(1 - p 0.1 / 0.9) is left; 0.989 and 0.90 are
     # what the method's description has of simulations.
@@ -160,7 +162,9 @@ def test_only_active_blocks_are_multiplied() -> None:
     masked = apply_masks(weight, mask)
     np.testing.assert_array_equal(layer.dense(), masked)
     x = np.random.default_rng(6).normal(size=(40, 128)).astype(np.float32)
-    np.testing.assert_allclose(layer(jnp.asarray(x)), x @ np.asarray(masked).T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        layer(jnp.asarray(x)), x @ np.asarray(masked).T, rtol=1e-4, atol=1e-4
+    )
     assert training_flops(weight, mask, 40) == 6 * 40 * 64 * 128 * 0.25
     assert training_flops(WEIGHTS, jax.tree.map(lambda _: jnp.array(True), WEIGHTS), 1) == 6 * 512
     # A third is the forward pass; XLA also counts adding blocks of a row up, 1 in 32.
@@ -181,7 +185,9 @@ def test_bad_rules_are_named() -> None:
     with pytest.raises(InputError, match="first share"):
         SparsityRule(0.5, (1, 1), 1, 1, 1.5)
     with pytest.raises(InputError, match="leave it dense"):
-        random_masks(WEIGHTS, matrices(WEIGHTS), SparsityRule(0.5, (16, 16), 1, 1), jax.random.key(0))
+        random_masks(
+            WEIGHTS, matrices(WEIGHTS), SparsityRule(0.5, (16, 16), 1, 1), jax.random.key(0)
+        )
     with pytest.raises(InputError, match="none left"):
         SparsityRule(0.9, (16, 8), 1, 1).active_blocks((16, 24))
     with pytest.raises(InputError, match="fit"):
