@@ -217,7 +217,7 @@ def make_stages(count: int, width: int, inputs: int) -> list[Stage]:
 
 def compiled_local(stage: Stage, x: jax.Array, labels: jax.Array) -> Any:
     state = SGD.init(eqx.filter(stage, eqx.is_inexact_array))
-    return local_step.lower(stage, SGD, state, x, labels, cross_entropy).compile()
+    return local_step.lower(stage, SGD, state, x, labels, cross_entropy).compile().compiled
 
 
 def memory(width: int, rows_at_once: int) -> None:
