@@ -105,33 +105,45 @@ def epochs(split: Digits, batch: int, steps: int, seed: int = 0) -> tuple[np.nda
     return split.x[chosen], split.y[chosen]
 
 
-def dense_network(sizes: tuple[int, ...], seed: int) -> list[dict[str, jax.Array]]:
-    """Weights for ReLU and zero biases of layers between such sizes."""
+def dense_network(
+    sizes: tuple[int, ...], seed: int, deviation: float | None = None
+) -> list[dict[str, jax.Array]]:
+    """Normal weights, by default as ReLU wants them, and zero biases of layers between sizes."""
     keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
     return [
         {
-            "weight": jax.random.normal(key, (outputs, inputs)) * (2 / inputs) ** 0.5,
+            "weight": jax.random.normal(key, (outputs, inputs))
+            * ((2 / inputs) ** 0.5 if deviation is None else deviation),
             "bias": jnp.zeros(outputs),
         }
         for key, inputs, outputs in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
 
 
-def logits(network: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+def logits(network: list[dict[str, jax.Array]], x: jax.Array, activation: Any) -> jax.Array:
     for layer in network[:-1]:
-        x = jax.nn.relu(x @ layer["weight"].T + layer["bias"])
+        x = activation(x @ layer["weight"].T + layer["bias"])
     return x @ network[-1]["weight"].T + network[-1]["bias"]
 
 
-def digit_loss(network: list[dict[str, jax.Array]], batch: tuple[jax.Array, jax.Array]) -> Any:
+def digit_loss(
+    network: list[dict[str, jax.Array]],
+    batch: tuple[jax.Array, jax.Array],
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+) -> Any:
     """Mean cross-entropy."""
     x, y = batch
-    return optax.softmax_cross_entropy_with_integer_labels(logits(network, x), y).mean()
+    scores = logits(network, x, activation)
+    return optax.softmax_cross_entropy_with_integer_labels(scores, y).mean()
 
 
-def digit_accuracy(network: list[dict[str, jax.Array]], split: Digits) -> jax.Array:
+def digit_accuracy(
+    network: list[dict[str, jax.Array]],
+    split: Digits,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+) -> jax.Array:
     """Of digits that training has not seen."""
-    return jnp.mean(jnp.argmax(logits(network, split.test_x), -1) == split.test_y)
+    return jnp.mean(jnp.argmax(logits(network, split.test_x, activation), -1) == split.test_y)
 
 
 class Source(NamedTuple):
