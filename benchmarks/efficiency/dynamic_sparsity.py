@@ -40,7 +40,7 @@ WIDTH, BATCH = 256, 64
 # Of the first weights, as in the paper, however sparse; larger ones would outlive all that begin.
 DEVIATION = 0.02
 Network = list[dict[str, jax.Array]]
-# BERT's. What begins at zero with zero biases would never learn behind ReLU, whose slope is 0 there.
+# BERT's. Behind ReLU, whose slope at 0 is 0, blocks that begin at zero might never learn.
 loss_of = partial(digit_loss, activation=jax.nn.gelu)
 accuracy_of = partial(digit_accuracy, activation=jax.nn.gelu)
 
