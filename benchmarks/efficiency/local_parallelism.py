@@ -88,35 +88,48 @@ def schemes(depth: int) -> dict[str, Pieces]:
     }
 
 
+def stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def network_of(heads: int, width: int, seed: int) -> tuple[list[Layer], list[Head]]:
+    """Layers, and as many heads."""
+    keys = jax.random.split(jax.random.key(seed), 2 * DEPTH)
+    sizes = [64] + [width] * DEPTH
+    layers = [Layer(sizes[i], sizes[i + 1], keys[i]) for i in range(DEPTH)]
+    return layers, [Head(width, keys[DEPTH + i]) for i in range(heads)]
+
+
 def on_digits(data: Digits, width: int, steps: int, seeds: int) -> tuple[dict, dict]:
     """Curves of the mean of all losses, and accuracies; prints these."""
     curves, accuracies = {}, {}
 
     def rows():
         for name, pieces in schemes(DEPTH).items():
-            right, losses = [], []
-            for seed in range(seeds):
-                keys = jax.random.split(jax.random.key(seed), 2 * DEPTH)
-                sizes = [64] + [width] * DEPTH
-                layers = [Layer(sizes[i], sizes[i + 1], keys[i]) for i in range(DEPTH)]
-                heads = [Head(width, keys[DEPTH + i]) for i in range(len(pieces))]
 
-                def loss(network: Any, batch: Any, pieces: Pieces = pieces) -> jax.Array:
-                    of_pieces = local_losses(
-                        *network, pieces, batch[0], partial(cross_entropy, labels=batch[1])
-                    )
-                    return of_pieces.sum()
+            def loss(network: Any, batch: Any, pieces: Pieces = pieces) -> jax.Array:
+                of_pieces = local_losses(
+                    *network, pieces, batch[0], partial(cross_entropy, labels=batch[1])
+                )
+                return of_pieces.sum()
 
-                run = training(loss, (layers, heads), optax.adam, epochs(data, BATCH, steps, seed))
-                (trained, _), (values, _) = jax.jit(run)(jnp.float32(1e-3))
+            def right(network: Any) -> jax.Array:
                 x = data.test_x
-                for layer in trained[0]:
+                for layer in network[0]:
                     x = layer(x)
-                predicted = jnp.argmax(trained[1][-1](x), -1)
-                right.append(float(jnp.mean(predicted == data.test_y)))
-                losses.append(np.asarray(values) / len(pieces))
-            accuracies[name], curves[name] = float(np.mean(right)), np.mean(losses, 0)
-            spread = f"{100 * min(right):.1f} to {100 * max(right):.1f}"
+                return jnp.mean(jnp.argmax(network[1][-1](x), -1) == data.test_y)
+
+            def run(network: Any, batches: Any, loss: Any = loss, right: Any = right) -> Any:
+                rate = jnp.float32(1e-3)
+                (trained, _), (values, _) = training(loss, network, optax.adam, batches)(rate)
+                return right(trained), values
+
+            networks = [network_of(len(pieces), width, seed) for seed in range(seeds)]
+            batches = [epochs(data, BATCH, steps, seed) for seed in range(seeds)]
+            found, values = jax.jit(jax.vmap(run))(*map(stacked, (networks, batches)))
+            accuracies[name] = float(found.mean())
+            curves[name] = np.asarray(values.mean(0)) / len(pieces)
+            spread = f"{100 * float(found.min()):.1f} to {100 * float(found.max()):.1f}"
             yield [name, str(len(pieces)), f"{100 * accuracies[name]:.1f}", spread]
 
     print(f"Digits, {DEPTH} layers of {width}, {steps} steps, {seeds} seeds")
@@ -144,7 +157,7 @@ def in_schnet(
             loader(split="train", seed=0), "energy", scaling, nat, len(each) and 1 + len(each)
         )
     full = [molecules for molecules in each if len(molecules.label) == batch][:steps]
-    batches = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *full)
+    batches = stacked(full)
     test = list(molecule_batches(loader(split="test"), "energy", scaling, nat))
 
     def pieces_of(network: Any, molecules: Molecules, pieces: Pieces) -> jax.Array:
