@@ -136,7 +136,7 @@ def random_masks(
         An array that the rule's blocks don't fill.
     """
     leaves, structure = jax.tree.flatten(parameters)
-    choices = structure.flatten_up_to(sparse)
+    choices = jax.tree.leaves(jax.tree.map(lambda _, choice: bool(choice), parameters, sparse))
     masks = []
     for number, (leaf, is_sparse) in enumerate(zip(leaves, choices, strict=True)):
         if not is_sparse:
@@ -237,7 +237,7 @@ def sparse_training(
 
     def moved(masks: PyTree, parameters: PyTree, pattern: Array, key: Key[Array, ""]) -> PyTree:
         leaves, structure = jax.tree.flatten(masks)
-        weights, share = structure.flatten_up_to(parameters), rule.share(pattern)
+        weights, share = jax.tree.leaves(parameters), rule.share(pattern)
         new = []
         for number, (mask, weight) in enumerate(zip(leaves, weights, strict=True)):
             if mask.ndim == 0:

@@ -168,7 +168,7 @@ def local(costs: Sequence[StageCost], steps: int) -> ScheduleCost:
         [_Task(stage, step, backward) for step in range(steps) for backward in (False, True)]
         for stage in range(len(costs))
     ]
-    needs = {
+    needs: _After = {
         _Task(stage, step, False): (_Task(stage - 1, step, False),)
         for stage in range(1, len(costs))
         for step in range(steps)

@@ -182,7 +182,7 @@ def random_bases(
 
     def by_label(gradients: PyTree, labels: PyTree, of_now: Key[Array, ""]) -> PyTree:
         leaves, structure = jax.tree.flatten(gradients)
-        numbers = structure.flatten_up_to(labels)
+        numbers = jax.tree.leaves(jax.tree.map(lambda _, label: label, gradients, labels))
         new: list[Any] = list(leaves)
         for number in sorted(set(numbers)):
             members = [place for place, label in enumerate(numbers) if label == number]
