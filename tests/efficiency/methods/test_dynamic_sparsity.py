@@ -138,9 +138,8 @@ def test_the_weakest_go_and_others_begin(share: float) -> None:
     assert new.sum() == 18
 
 
-@pytest.mark.parametrize(
-    ("patterns", "expected"), [(160, 0.989), pytest.param(80, 0.902, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("patterns", "expected"), [(160, 0.989), (80, 0.902)])
 def test_what_is_explored(patterns: int, expected: float) -> None:
     # What is inactive is drawn at random, so 0.9 prod(1 - p 0.1 / 0.9) is left; 0.989 and 0.90 are
     # what the method's description has of simulations.

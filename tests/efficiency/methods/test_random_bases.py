@@ -87,6 +87,7 @@ def test_directions_are_fresh_or_fixed() -> None:
     assert not np.allclose(fresh[0], fresh[1])
 
 
+@pytest.mark.slow
 def test_all_directions_are_alike() -> None:
     # The mean of P^T P over bases is d / D; its error over 2000 of 8 directions is 0.01 |g|.
     gradient = jnp.asarray(flat(GRADIENTS))
