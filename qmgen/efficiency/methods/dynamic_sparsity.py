@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from qmgen.errors import InputError
 
-# Fitted by the authors to the best learning rates of BERT at sparsities from 0.25 to 0.99.
+# Fitted by the authors to the best learning rates of BERT at several sparsities.
 _RATE_SQUARE, _RATE_LINEAR = 1.969, 0.2905
 
 
@@ -195,7 +195,7 @@ def reallocate(
 ) -> Bool[Array, "rows columns"]:
     """Pattern without the weakest active blocks and with as many random ones that were inactive.
 
-    Random places explore more of a matrix than those of the largest gradients do (section 3 of the
+    Random places explore more of a matrix than those of the largest gradients do (measured in the
     paper). Where fewer blocks are inactive than should move, all those begin.
     """
     active = mask.sum()
@@ -312,5 +312,5 @@ def training_flops(parameters: PyTree, masks: PyTree, batch: int) -> int:
 
 
 def rate_factor(sparsity: float) -> float:
-    """By which the best dense learning rate is multiplied: exp(1.969 s^2 + 0.2905 s), eq. 1."""
+    """By which the best dense learning rate is multiplied: exp(1.969 s^2 + 0.2905 s)."""
     return math.exp(_RATE_SQUARE * sparsity**2 + _RATE_LINEAR * sparsity)

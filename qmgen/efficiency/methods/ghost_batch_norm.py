@@ -1,6 +1,6 @@
 """Batch normalisation over another number of samples than an update takes.
 
-Hoffer et al., 1705.08741, as Masters and Luschi, 1804.07612, section 4.3, use it: the batch is cut
+Hoffer et al., 1705.08741, as Masters and Luschi, 1804.07612, use it: the batch is cut
 into groups, each of which is normalised by itself, so that the group's size and the batch's can be
 chosen each by its own merits. A group as large as the batch is batch normalisation.
 """

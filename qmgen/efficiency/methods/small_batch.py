@@ -21,7 +21,7 @@ _SAMPLES_AT_A_TIME = 32
 
 
 def learning_rate(base_rate: float | Float[Array, ""], batch_size: int) -> float | Float[Array, ""]:
-    """Rate for the mean over a batch at a base rate for each sample: m times as much, eq. 7.
+    """Rate for the mean over a batch at a base rate for each sample: m times as much.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def update_variance(
     """Trace of the covariance of a step of `sgd` over the choice of its batch.
 
     e^2 m tr C (N - m) / (N - 1), for m of N samples without repetition; of few from many it is
-    proportional to m, section 2 of the paper.
+    proportional to m.
 
     Parameters
     ----------
