@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec benchmark-peers
+.PHONY: benchmark-efficiency benchmark-methods benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec benchmark-peers
 
 setup: $(VENV)/.installed
 
@@ -143,6 +143,14 @@ benchmark-efficiency: setup
 benchmark-peers: setup
 	$(BIN)/pip install --quiet qwix
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/peers.py
+
+# Methods of training: a script for each paper, on digits and on the store of the demo; half an hour
+# after that.
+benchmark-methods: demo
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/dynamic_sparsity.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/local_parallelism.py --store demo/dataset.zarr
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/random_bases.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/small_batch.py --store demo/dataset.zarr
 
 # SchNet trained in each number format on the store of the demo; ten minutes after that.
 benchmark-few-bits: demo

@@ -1,4 +1,4 @@
-"""Tasks and the loop for sweeps: a teacher's classes, and sequences of a random source."""
+"""Tasks and the loop for sweeps: a teacher's classes, scanned digits, and a random source."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from sklearn.datasets import load_digits
 from teacher import examples
 
 from qmgen.efficiency.quantised_matmul import MatmulFormats, quantised_matmul
@@ -16,14 +17,17 @@ VOCABULARY = 16
 Loss = Callable[[Any, Any], jax.Array]
 
 
-def losses(
+def training(
     loss: Loss,
     parameters: Any,
     optimiser: Callable[[jax.Array], optax.GradientTransformation],
     batches: Any,
     measure: Callable[[Any], Any] = lambda gradients: None,
-) -> Callable[[float], tuple[np.ndarray, Any]]:
-    """Function from a learning rate to the losses of all steps, and what is measured in each.
+) -> Callable[[jax.Array], tuple[tuple[Any, Any], tuple[jax.Array, Any]]]:
+    """Function, to be compiled, from a learning rate to what a training gives.
+
+    That is the last parameters with the optimiser's state, and of all steps the losses with what is
+    measured.
 
     Parameters
     ----------
@@ -33,8 +37,7 @@ def losses(
         Of the gradients.
     """
 
-    @jax.jit
-    def run(rate: jax.Array) -> tuple[jax.Array, Any]:
+    def run(rate: jax.Array) -> tuple[tuple[Any, Any], tuple[jax.Array, Any]]:
         transformation = optimiser(rate)
 
         def step(carry, batch):
@@ -43,9 +46,21 @@ def losses(
             new = optax.apply_updates(carry[0], updates)
             return (new, state), (value, measure(gradients))
 
-        return jax.lax.scan(step, (parameters, transformation.init(parameters)), batches)[1]
+        return jax.lax.scan(step, (parameters, transformation.init(parameters)), batches)
 
-    return lambda rate: jax.tree.map(np.asarray, run(jnp.float32(rate)))
+    return run
+
+
+def losses(
+    loss: Loss,
+    parameters: Any,
+    optimiser: Callable[[jax.Array], optax.GradientTransformation],
+    batches: Any,
+    measure: Callable[[Any], Any] = lambda gradients: None,
+) -> Callable[[float], tuple[np.ndarray, Any]]:
+    """Function from a learning rate to the losses of a `training`, and what it measures."""
+    run = jax.jit(training(loss, parameters, optimiser, batches, measure))
+    return lambda rate: jax.tree.map(np.asarray, run(jnp.float32(rate))[1])
 
 
 def final(curve: np.ndarray) -> float:
@@ -58,6 +73,77 @@ def teacher_batches(steps: int, batch: int, seed: int = 0) -> tuple[np.ndarray, 
     """New examples in every step."""
     x, y = examples(steps * batch, 1 + seed)
     return x.reshape(steps, batch, -1), y.reshape(steps, batch)
+
+
+class Digits(NamedTuple):
+    """Images of 8 x 8 pixels in rows, standardised as a whole, and which digit each is."""
+
+    x: np.ndarray
+    y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+
+
+def digits(count: int = 1024) -> Digits:
+    """Of scikit-learn's 1,797 digits so many to learn from, the others for the test."""
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order].astype(np.float32), y[order]
+    x = (x - x[:count].mean()) / x[:count].std()
+    return Digits(x[:count], y[:count], x[count:], y[count:])
+
+
+def epochs(split: Digits, batch: int, steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Batches (steps, batch, ...) of whole epochs in a new order each, as many as are needed."""
+    rng = np.random.default_rng(seed)
+    each = len(split.x) // batch
+    rows = [
+        rng.permutation(len(split.x))[: each * batch].reshape(each, batch)
+        for _ in range(-(-steps // each))
+    ]
+    chosen = np.concatenate(rows)[:steps]
+    return split.x[chosen], split.y[chosen]
+
+
+def dense_network(
+    sizes: tuple[int, ...], seed: int, deviation: float | None = None
+) -> list[dict[str, jax.Array]]:
+    """Normal weights, by default as ReLU wants them, and zero biases of layers between sizes."""
+    keys = jax.random.split(jax.random.key(seed), len(sizes) - 1)
+    return [
+        {
+            "weight": jax.random.normal(key, (outputs, inputs))
+            * ((2 / inputs) ** 0.5 if deviation is None else deviation),
+            "bias": jnp.zeros(outputs),
+        }
+        for key, inputs, outputs in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def logits(network: list[dict[str, jax.Array]], x: jax.Array, activation: Any) -> jax.Array:
+    for layer in network[:-1]:
+        x = activation(x @ layer["weight"].T + layer["bias"])
+    return x @ network[-1]["weight"].T + network[-1]["bias"]
+
+
+def digit_loss(
+    network: list[dict[str, jax.Array]],
+    batch: tuple[jax.Array, jax.Array],
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+) -> Any:
+    """Mean cross-entropy."""
+    x, y = batch
+    scores = logits(network, x, activation)
+    return optax.softmax_cross_entropy_with_integer_labels(scores, y).mean()
+
+
+def digit_accuracy(
+    network: list[dict[str, jax.Array]],
+    split: Digits,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+) -> jax.Array:
+    """Of digits that training has not seen."""
+    return jnp.mean(jnp.argmax(logits(network, split.test_x, activation), -1) == split.test_y)
 
 
 class Source(NamedTuple):
