@@ -1,8 +1,8 @@
 """What a function costs: the multiply-accumulates of its matrix products and convolutions.
 
 They are read off its jaxpr, so that gradients, scans and jitted parts count as what they are, what
-no result needs doesn't count, and nothing is compiled or run. Element-wise operations don't count, as in the figures that papers on
-architectures publish.
+no result needs doesn't count, and nothing is compiled or run. Element-wise operations don't count,
+as in the figures that papers on architectures publish.
 """
 
 import math

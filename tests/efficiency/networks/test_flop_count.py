@@ -97,7 +97,9 @@ cube.defvjp(lambda w: (cube(w), w), lambda w, g: (3 * g @ w @ w,))
         (lambda w: jax.lax.fori_loop(0, 5, lambda _, c: c @ w, w), 5),
         (lambda w: jax.lax.cond(w[0, 0] > 0, lambda v: v, lambda v: v @ v, w), 1),
         (cube, 2),
-        (jax.grad(lambda w: cube(w).sum()), 4),
+        (jax.value_and_grad(lambda w: cube(w).sum()), 4),
+        # The gradient alone doesn't need the value.
+        (jax.grad(lambda w: cube(w).sum()), 2),
         (jax.checkpoint(lambda w: jnp.sin(w @ w) @ w), 2),
         (jax.vmap(jax.jit(lambda row: jax.nn.relu(jnp.ones((4, 4)) @ row))), 1),
         (lambda w: jnp.linalg.norm(w) + jax.nn.gelu(w).sum(), 0),

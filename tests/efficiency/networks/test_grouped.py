@@ -18,8 +18,8 @@ from qmgen.errors import InputError
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("groups", [1, 3, 12])
@@ -51,12 +51,12 @@ def test_convolution_is_that_of_torch(
     weight = normal(*kernel, 8 // groups, 16)
     convolve = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d}[len(shape)]
     expected = convolve(
-        torch.tensor(np.moveaxis(x, -1, 1)),
-        torch.tensor(np.ascontiguousarray(np.moveaxis(weight, (-1, -2), (0, 1)))),
+        torch.tensor(np.moveaxis(np.array(x), -1, 1)),
+        torch.tensor(np.moveaxis(np.array(weight), (-1, -2), (0, 1))),
         stride=stride,
         groups=groups,
     )
-    y = grouped_convolution(jnp.asarray(x), jnp.asarray(weight), stride, "valid")
+    y = grouped_convolution(x, weight, stride, "valid")
     np.testing.assert_allclose(np.moveaxis(np.asarray(y), -1, 1), expected.numpy(), **CLOSE)
 
 
@@ -73,7 +73,7 @@ def test_convolution_is_that_of_the_dense_kernel(groups: int) -> None:
 
 def test_depthwise_convolution_filters_each_channel_by_itself() -> None:
     x, weight = normal(10, 6), normal(3, 1, 6)
-    y = np.asarray(grouped_convolution(jnp.asarray(x), jnp.asarray(weight), 1, "same"))
+    y = np.asarray(grouped_convolution(x, weight, 1, "same"))
     for channel in range(6):
         # NumPy convolves with the kernel turned round.
         expected = np.convolve(x[:, channel], weight[::-1, 0, channel], "same")
