@@ -51,7 +51,7 @@ class SparQ:
             )
 
 
-def sparq_for(compression: float, size: int, length: int) -> SparQ:
+def sparq_for(compression: float | int, size: int, length: int) -> SparQ:
     """Read about 1 / compression of `length` tokens with heads of `size`, half to find tokens.
 
     r = size / compression and k = length / (2 compression), and a quarter of these local.
