@@ -74,6 +74,7 @@ class Experiment:
         )
 
     def run(self, rate: float, seed: int) -> Run:
+        """Train from the seed's own weights, on its own batches and masks."""
         rows = np.random.default_rng(seed).integers(0, len(self.train), (self.steps, BATCH))
         keys = jax.random.split(jax.random.key(100 + seed), self.steps)
         batches = (jnp.asarray(self.train[rows]), keys)

@@ -28,9 +28,7 @@ def strings_and_vocabulary(store: Path) -> tuple[list[str], list[str], Vocabular
     return *strings, vocabulary_of(smiles_of(store))
 
 
-def trainer(
-    loss: Loss, steps: int
-) -> Callable[[Any, float, Any], tuple[Any, np.ndarray]]:
+def trainer(loss: Loss, steps: int) -> Callable[[Any, float, Any], tuple[Any, np.ndarray]]:
     """Function of parameters, peak learning rate and batches to trained parameters and all losses.
 
     Adam; the rate rises over the first tenth of the steps and falls to 0 as a cosine does.

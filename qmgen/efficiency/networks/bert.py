@@ -126,7 +126,9 @@ class MaskedLanguageModel(eqx.Module):
         self.norm = eqx.nn.LayerNorm(width)
         self.bias = jnp.zeros(vocabulary)
 
-    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length vocabulary"]:
+    def __call__(
+        self, tokens: Int[Array, "batch length"]
+    ) -> Float[Array, "batch length vocabulary"]:
         """Logits of the token at each place; those at places of PAD mean nothing.
 
         Raises
@@ -173,7 +175,10 @@ def corrupted(tokens: Int[Array, "batch length"], vocabulary: int, key: AnyKey) 
 
 
 def masked_language_loss(
-    model: Callable[[Array], Array], tokens: Int[Array, "batch length"], vocabulary: int, key: AnyKey
+    model: Callable[[Array], Array],
+    tokens: Int[Array, "batch length"],
+    vocabulary: int,
+    key: AnyKey,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the tokens at the chosen places, 0 if none was chosen."""
     shown = corrupted(tokens, vocabulary, key)

@@ -181,7 +181,8 @@ class Decoder(eqx.Module):
         batch, length = tokens.shape
         if length > self.longest:
             raise InputError(f"rows of {length} tokens, and the model has room for {self.longest}")
-        angles = tuple(part[:length] for part in self._angles())
+        cos, sin = self._angles()
+        angles = (cos[:length], sin[:length])
         x, caches = self.embedding[tokens], []
         for layer in self.layers:
             empty = empty_cache(batch, layer.attention.key_heads, self.longest, self.head_size)
@@ -198,7 +199,9 @@ class Decoder(eqx.Module):
 
     def loss(self, tokens: Int[Array, "batch length"]) -> Float[Array, ""]:
         """Mean cross-entropy of all tokens but the first, and but PAD."""
-        losses = optax.softmax_cross_entropy_with_integer_labels(self(tokens[:, :-1]), tokens[:, 1:])
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            self(tokens[:, :-1]), tokens[:, 1:]
+        )
         counts = tokens[:, 1:] != PAD
         return jnp.sum(losses * counts) / jnp.maximum(jnp.sum(counts), 1)
 
@@ -216,7 +219,8 @@ class Decoder(eqx.Module):
             As `sparq_attention`.
         """
         at = caches[0].filled
-        angles = tuple(lax.dynamic_slice_in_dim(part, at, 1) for part in self._angles())
+        cos, sin = self._angles()
+        angles = (lax.dynamic_slice_in_dim(cos, at, 1), lax.dynamic_slice_in_dim(sin, at, 1))
         x, after = self.embedding[tokens][:, None], []
         for layer, cache in zip(self.layers, caches, strict=True):
             x_in = _normalised(layer.attention_norm, x)

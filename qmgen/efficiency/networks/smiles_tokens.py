@@ -165,4 +165,6 @@ def vocabulary_of(strings: Iterable[str]) -> Vocabulary:
     InputError
         A string is no SMILES.
     """
-    return Vocabulary(tuple(sorted({symbol for smiles in strings for symbol in split_smiles(smiles)})))
+    return Vocabulary(
+        tuple(sorted({symbol for smiles in strings for symbol in split_smiles(smiles)}))
+    )

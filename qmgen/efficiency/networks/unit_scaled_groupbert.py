@@ -46,12 +46,10 @@ def gate_factor() -> float:
     return float((weights @ (1 + np.exp(-points)) ** -2 / math.sqrt(2 * math.pi)) ** -0.5)
 
 
-def gated(
-    value: Float[Array, "*shape"], gate: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """v sigmoid(g), with one factor for it and both gradients, as both come from one branch.
+def gated(value: Float[Array, "*shape"], gate: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Gate v by g: v sigmoid(g), with one factor for the value and both gradients.
 
-    The gradient of the value has unit scale, and that of the gate less (0.4).
+    Both come from one branch. The gradient of the value has unit scale, that of the gate 0.4.
     """
     factor = gate_factor()
     value, gate = scale_backward(value, factor), scale_backward(gate, factor)
@@ -83,7 +81,7 @@ class GroupedLinear(eqx.Module):
         self.layers = eqx.filter_vmap(of_group)(jax.random.split(key, groups))
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """The layer of a whole batch; factors by the batch are right, as groups are no part of it."""
+        """The layer of a whole batch. Groups are no part of it, so vmap leaves factors right."""
         groups = self.layers.weight.shape[0]
         x = x.reshape(*x.shape[:-1], groups, -1)
         y = eqx.filter_vmap(
@@ -120,9 +118,7 @@ class ConvolutionModule(eqx.Module):
         groups = convolution_groups(width)
         self.value = Linear(width, width, key=value, formats=formats)
         self.gate = Linear(width, width, key=gate, formats=formats)
-        self.convolution = GroupedLinear(
-            KERNEL * width, width, groups, key=middle, formats=formats
-        )
+        self.convolution = GroupedLinear(KERNEL * width, width, groups, key=middle, formats=formats)
         self.out = Linear(width, width, key=last, formats=formats)
 
     def __call__(
@@ -137,8 +133,8 @@ class ConvolutionModule(eqx.Module):
 class GroupedFeedForward(eqx.Module):
     """GELU between a dense and a grouped layer, and a dense layer.
 
-    The first two need no constraint: four times as many outputs and four groups give both, together,
-    the same factor of value and gradient, 1 / width.
+    The first two need no constraint: with four times as many outputs, and four groups, they have
+    together the same factor for value and gradient, 1 / width.
     """
 
     up: Linear
@@ -256,9 +252,7 @@ class MaskedLanguageModel(eqx.Module):
         is_token = tokens != PAD
         places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         x = add(self.embedding(tokens), self.places(places))
-        for layer in self.stack.layers:
-            x = layer(x, is_token)
-        return self.readout(layer_norm(x))
+        return self.readout(layer_norm(self.stack(x, is_token)))
 
     def loss(self, tokens: Integer[Array, "batch length"], key: AnyKey) -> Float[Array, ""]:
         """`masked_language_loss`, with the gradient of the sum as `unit_scaling.cross_entropy`.

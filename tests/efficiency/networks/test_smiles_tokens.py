@@ -38,7 +38,9 @@ HARD = (
 
 @pytest.fixture(scope="module")
 def molecules() -> list[str]:
-    lines = Path(__file__).parents[3].joinpath("workflows/data/scaling.smi").read_text().splitlines()
+    lines = (
+        Path(__file__).parents[3].joinpath("workflows/data/scaling.smi").read_text().splitlines()
+    )
     return [line.split()[0] for line in lines]
 
 

@@ -50,9 +50,7 @@ def test_the_limit_is_dense_attention(heads: int, length: int) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def by_hand(
-    query: np.ndarray, keys: np.ndarray, values: np.ndarray, sparq: SparQ
-) -> np.ndarray:
+def by_hand(query: np.ndarray, keys: np.ndarray, values: np.ndarray, sparq: SparQ) -> np.ndarray:
     """Algorithm 1 for the queries (g, d) of one head of keys and values (S, d), in float64."""
     length, size = keys.shape
     magnitude = np.abs(query)
@@ -71,7 +69,9 @@ def by_hand(
 
 @pytest.mark.parametrize("heads", [2, 6])
 @pytest.mark.parametrize(
-    "sparq", [SparQ(4, 8), SparQ(4, 8, local=3), SparQ(3, 5, 2, reallocate=False), SparQ(1, 0)], ids=str
+    "sparq",
+    [SparQ(4, 8), SparQ(4, 8, local=3), SparQ(3, 5, 2, reallocate=False), SparQ(1, 0)],
+    ids=str,
 )
 def test_the_paper_s_algorithm(heads: int, sparq: SparQ) -> None:
     length = 30
@@ -90,9 +90,7 @@ def test_cache_by_steps_is_the_cache_at_once() -> None:
     cache = step(cache, whole.keys[:, :, :3], whole.values[:, :, :3])
     for at in range(3, 7):
         cache = step(cache, whole.keys[:, :, at : at + 1], whole.values[:, :, at : at + 1])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cache, whole
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cache, whole)
 
 
 def test_unused_places_make_no_difference() -> None:
