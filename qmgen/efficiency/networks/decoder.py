@@ -217,8 +217,13 @@ class Decoder(eqx.Module):
         ------
         InputError
             As `sparq_attention`.
+        equinox.EquinoxRuntimeError
+            The caches are full, which shows only when the step runs.
         """
         at = caches[0].filled
+        at = eqx.error_if(
+            at, at >= self.longest, f"no room behind {self.longest} tokens; make the model longer"
+        )
         cos, sin = self._angles()
         angles = (lax.dynamic_slice_in_dim(cos, at, 1), lax.dynamic_slice_in_dim(sin, at, 1))
         x, after = self.embedding[tokens][:, None], []

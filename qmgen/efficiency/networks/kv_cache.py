@@ -53,8 +53,8 @@ def append(
     Raises
     ------
     InputError
-        More tokens than an empty cache has room for. As `filled` isn't known when a step is
-        compiled, `Decoder` checks the whole beforehand.
+        More tokens than an empty cache has room for. How many a cache holds isn't known while a
+        step is compiled, so `Decoder` checks that when it runs.
     """
     new = keys.shape[2]
     if new > cache.capacity:
