@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
+.PHONY: benchmark-efficiency benchmark-architectures benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
 
 setup: $(VENV)/.installed
 
@@ -136,6 +136,13 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/unit_scaling.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/umup.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
+
+# Efficient architectures, a script for each paper; GroupBERT and SparQ on SMILES of QM9.
+benchmark-architectures: setup
+	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
+		--exclude workflows/data/scaling.smi
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/groupbert.py scaling/qm9.zarr --pre-norm
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/sparq.py scaling/qm9.zarr
 
 # SchNet trained in each number format on the store of the demo; ten minutes after that.
 benchmark-few-bits: demo

@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path, help="dataset whose molecules have SMILES")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pre-norm", action="store_true", help="BERT with its norms in front, too")
     figures = Path(__file__).parents[1] / "figures"
