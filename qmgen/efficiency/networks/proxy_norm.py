@@ -7,13 +7,14 @@ of the batch; proxy norm does it by those of a normal number in place of the dat
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
 from scipy.special import ndtri, roots_hermitenorm
 
 from qmgen.errors import InputError
@@ -21,47 +22,42 @@ from qmgen.errors import InputError
 Activation = Callable[[Array], Array]
 
 
-class Nodes(NamedTuple):
-    """Places and weights with which E f(Z) is sum_i w_i f(z_i) for a standard normal Z."""
+@dataclass(frozen=True)
+class Nodes:
+    """Fixed places z_i and weights w_i, with which E f(Z) is sum_i w_i f(z_i) for a normal Z.
 
-    places: tuple[float, ...]
-    weights: tuple[float, ...]
-
-
-def quantiles(count: int = 200) -> Nodes:
-    """Fixed samples of equal weight, the quantiles (i + 1/2) / n of the paper's implementation.
-
-    Raises
-    ------
-    InputError
-        Fewer than one.
-    """
-    _check(count)
-    places = ndtri((np.arange(count) + 0.5) / count)
-    return Nodes(tuple(places.tolist()), (1 / count,) * count)
-
-
-def gauss_hermite(count: int) -> Nodes:
-    """Gauss-Hermite quadrature, exact for polynomials of degree below 2n.
-
-    Some 32 nodes do for smooth activations; a kink, as ReLU's, converges as 1 / n only.
+    Attributes
+    ----------
+    rule
+        "quantiles" has samples of equal weight, the quantiles (i + 1/2) / n of the paper's
+        implementation. "gauss_hermite" is exact for polynomials of degree below 2n, so that some
+        32 do for smooth activations; a kink, as ReLU's, slows it down to 1 / n.
+    count
+        n.
 
     Raises
     ------
     InputError
         Fewer than one.
     """
-    _check(count)
-    places, weights = roots_hermitenorm(count)
-    return Nodes(tuple(places.tolist()), tuple((weights / weights.sum()).tolist()))
+
+    rule: Literal["quantiles", "gauss_hermite"] = "quantiles"
+    count: int = 200
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"{self.count} nodes; take one or more")
+
+    def places_and_weights(self) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """All z_i and w_i."""
+        if self.rule == "quantiles":
+            places = ndtri((np.arange(self.count) + 0.5) / self.count)
+            return places, np.full(self.count, 1 / self.count)
+        places, weights = roots_hermitenorm(self.count)
+        return places, weights / weights.sum()
 
 
-def _check(count: int) -> None:
-    if count < 1:
-        raise InputError(f"{count} nodes; take one or more")
-
-
-PAPERS_NODES = quantiles()
+PAPERS_NODES = Nodes()
 
 
 def proxy_moments(
@@ -72,10 +68,9 @@ def proxy_moments(
     proxy_scale: Float[Array, " channels"],
     nodes: Nodes = PAPERS_NODES,
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
-    """Mean and variance of activation(gain Y + bias) for Y ~ N(proxy_shift, (1 + proxy_scale)^2)."""
-    places = jnp.asarray(nodes.places, gain.dtype)[:, None]
-    weights = jnp.asarray(nodes.weights, gain.dtype)
-    proxies = activation(gain * (proxy_shift + (1 + proxy_scale) * places) + bias)
+    """Mean and variance of phi(g Y + b), Y ~ N(proxy_shift, (1 + proxy_scale)^2)."""
+    places, weights = (jnp.asarray(a, gain.dtype) for a in nodes.places_and_weights())
+    proxies = activation(gain * (proxy_shift + (1 + proxy_scale) * places[:, None]) + bias)
     mean = weights @ proxies
     return mean, weights @ (proxies - mean) ** 2
 

@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from functools import partial
 
 import equinox as eqx
 import jax
@@ -15,12 +14,11 @@ from scipy.stats import norm
 from qmgen.efficiency.networks.norms import batch_norm, layer_norm
 from qmgen.efficiency.networks.proxy_norm import (
     AffineActivation,
+    Nodes,
     ProxyNorm,
-    gauss_hermite,
     proxy_moments,
     proxy_normalised,
     proxy_parameters,
-    quantiles,
 )
 from qmgen.errors import InputError
 
@@ -48,17 +46,17 @@ def expected_moments(activation: Callable) -> tuple[list[float], list[float]]:
     ("activation", "reference", "nodes", "tolerance"),
     [
         # The quantiles miss some of the tails, 200 of them 1.5 % of a normal number's variance.
-        (jax.nn.relu, lambda u: max(u, 0), quantiles(), 0.02),
-        (jax.nn.swish, lambda u: u / (1 + math.exp(-u)), quantiles(), 0.02),
-        (jax.nn.relu, lambda u: max(u, 0), quantiles(20_000), 2e-4),
+        (jax.nn.relu, lambda u: max(u, 0), Nodes(), 0.02),
+        (jax.nn.swish, lambda u: u / (1 + math.exp(-u)), Nodes(), 0.02),
+        (jax.nn.relu, lambda u: max(u, 0), Nodes("quantiles", 20_000), 2e-4),
         # A kink costs quadrature its speed.
-        (jax.nn.relu, lambda u: max(u, 0), gauss_hermite(150), 0.01),
-        (jax.nn.swish, lambda u: u / (1 + math.exp(-u)), gauss_hermite(32), 1e-5),
-        (jnp.tanh, math.tanh, gauss_hermite(64), 1e-5),
+        (jax.nn.relu, lambda u: max(u, 0), Nodes("gauss_hermite", 150), 0.01),
+        (jax.nn.swish, lambda u: u / (1 + math.exp(-u)), Nodes("gauss_hermite", 32), 1e-5),
+        (jnp.tanh, math.tanh, Nodes("gauss_hermite", 64), 1e-4),
     ],
 )
 def test_moments_of_the_proxy(
-    activation: Callable, reference: Callable, nodes, tolerance: float
+    activation: Callable, reference: Callable, nodes: Nodes, tolerance: float
 ) -> None:
     found = proxy_moments(activation, GAIN, BIAS, SHIFT, SCALE, nodes)
     for got, expected in zip(found, expected_moments(reference), strict=True):
@@ -66,22 +64,22 @@ def test_moments_of_the_proxy(
 
 
 def test_nodes() -> None:
-    places, weights = map(np.array, quantiles(200))
+    places, weights = Nodes().places_and_weights()
     # The error function's inverse, as the formula has it.
     expected = [math.erf(z / math.sqrt(2)) for z in places]
     np.testing.assert_allclose(expected, 2 * (np.arange(200) + 0.5) / 200 - 1, atol=1e-12)
     np.testing.assert_allclose(weights, 0.005)
-    places, weights = map(np.array, gauss_hermite(5))
+    places, weights = Nodes("gauss_hermite", 5).places_and_weights()
     for degree in range(10):
         moment = 0 if degree % 2 else math.prod(range(degree - 1, 0, -2))
         assert weights @ places**degree == pytest.approx(moment, abs=1e-10)
     with pytest.raises(InputError, match="one or more"):
-        quantiles(0)
+        Nodes("quantiles", 0)
 
 
 def test_zero_proxy_parameters_and_no_activation_leave_a_known_factor() -> None:
     y = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32))
-    z = proxy_normalised(lambda u: u, y, GAIN, BIAS, ZERO, ZERO, nodes=gauss_hermite(2))
+    z = proxy_normalised(lambda u: u, y, GAIN, BIAS, ZERO, ZERO, nodes=Nodes("gauss_hermite", 2))
     # The bias has gone, and of the gain what epsilon leaves.
     np.testing.assert_allclose(z, GAIN * y / jnp.sqrt(GAIN**2 + 0.03), rtol=1e-5, atol=1e-6)
 
@@ -92,7 +90,7 @@ def test_zero_proxy_parameters_make_normal_channels_normalised_as_batch_norm_wou
 ) -> None:
     """What the proxy stands for: channels that are standard normal numbers."""
     y = jnp.asarray(np.random.default_rng(1).normal(size=(100_000, 4)).astype(np.float32))
-    z = proxy_normalised(activation, y, GAIN, BIAS, ZERO, ZERO, nodes=gauss_hermite(150))
+    z = proxy_normalised(activation, y, GAIN, BIAS, ZERO, ZERO, nodes=Nodes("gauss_hermite", 150))
     batch = batch_norm(activation(GAIN * y + BIAS), epsilon=0.03)
     # Sampling, 100,000^-1/2 = 0.003 times a few.
     np.testing.assert_allclose(jnp.mean(z, 0), 0, atol=0.015)
@@ -119,7 +117,11 @@ def test_module_starts_with_zero_proxy_parameters() -> None:
 
 def test_moments_are_differentiated_through() -> None:
     y = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32))
-    function = partial(proxy_normalised, jnp.tanh, nodes=gauss_hermite(8))
+
+    def function(*arguments: jax.Array) -> jax.Array:
+        arrays = [jnp.asarray(argument) for argument in arguments]
+        return proxy_normalised(jnp.tanh, *arrays, nodes=Nodes("gauss_hermite", 8))
+
     # Finite differences in float32.
     check_grads(function, (y, GAIN, BIAS, SHIFT, SCALE), order=1, atol=1e-2, rtol=1e-2)
 
