@@ -69,10 +69,11 @@ def proxy_moments(
     nodes: Nodes = PAPERS_NODES,
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
     """Mean and variance of phi(g Y + b), Y ~ N(proxy_shift, (1 + proxy_scale)^2)."""
-    places, weights = (jnp.asarray(a, gain.dtype) for a in nodes.places_and_weights())
-    proxies = activation(gain * (proxy_shift + (1 + proxy_scale) * places[:, None]) + bias)
-    mean = weights @ proxies
-    return mean, weights @ (proxies - mean) ** 2
+    arrays = nodes.places_and_weights()
+    places, weights = (jnp.asarray(array, gain.dtype)[:, None] for array in arrays)
+    proxies = activation(gain * (proxy_shift + (1 + proxy_scale) * places) + bias)
+    mean = jnp.sum(weights * proxies, 0)
+    return mean, jnp.sum(weights * (proxies - mean) ** 2, 0)
 
 
 def proxy_normalised(
