@@ -190,7 +190,7 @@ class SqueezeExcite(eqx.Module):
 
 
 class MBConv(eqx.Module):
-    """Expansion, a spatial convolution in groups, squeeze-excite, projection, and x added if it fits.
+    """Expansion, a spatial convolution in groups, squeeze-excite, projection; plus x if it fits.
 
     Squeeze-excite reduces to a quarter of the block's input channels.
     """

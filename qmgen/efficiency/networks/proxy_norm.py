@@ -169,13 +169,9 @@ class AffineActivation(eqx.Module):
 def proxy_parameters(model: Any) -> Any:
     """A model's shape with True at the parameters of proxies: what weight decay should act on.
 
-    The mask of `optax.add_decayed_weights`.
+    The mask of `optax.add_decayed_weights`; parts that `equinox.partition` took away stay away.
     """
-
-    def of(node: Any) -> Any:
-        marked = jax.tree.map(lambda _: False, node)
-        if not isinstance(node, ProxyNorm):
-            return marked
-        return eqx.tree_at(lambda n: (n.proxy_shift, n.proxy_scale), marked, (True, True))
-
-    return jax.tree.map(of, model, is_leaf=lambda node: isinstance(node, ProxyNorm))
+    names = {"proxy_shift", "proxy_scale"}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: bool(path) and getattr(path[-1], "name", "") in names, model
+    )
