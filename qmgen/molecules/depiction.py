@@ -84,7 +84,7 @@ def depicted_pixels(smiles: str, size: int = 48) -> UInt8[np.ndarray, "{size} {s
     """Draw a structural formula as a square of pixels on white, for networks that take images.
 
     Bonds of other elements than carbon have their colour in place of a letter, which so few pixels
-    couldn't show. Bonds are a sixth of the square long, or less if the molecule needs it. Each
+    couldn't show. Bonds are a quarter of the square long, or less if the molecule needs it. Each
     pixel is the mean of four by four that RDKit draws.
 
     Parameters
@@ -114,7 +114,8 @@ def depicted_pixels(smiles: str, size: int = 48) -> UInt8[np.ndarray, "{size} {s
     options: Any = rdMolDraw2D.MolDrawOptions()
     options.noAtomLabels = True
     options.padding = 0.04
-    options.fixedBondLength = _OVERSAMPLING * size / 6
+    # A bond is 1.5 of RDKit's units of length.
+    options.fixedBondLength = _OVERSAMPLING * size / 4 / 1.5
     options.scaleBondWidth = False
     options.bondLineWidth = _OVERSAMPLING
     options.multipleBondOffset = 0.25

@@ -41,8 +41,8 @@ def test_pixels_of_a_chain(size: int) -> None:
     assert pixels.shape == (size, size, 3)
     dark = pixels.min(-1) < 128
     rows, columns = np.nonzero(dark)
-    # Three bonds of a sixth of the square, at 30 degrees to the horizontal, in the middle.
-    assert np.ptp(columns) == pytest.approx(3 * size / 6 * np.cos(np.pi / 6), abs=3)
+    # Three bonds of a quarter of the square, at 30 degrees to the horizontal, in the middle.
+    assert np.ptp(columns) == pytest.approx(3 * size / 4 * np.cos(np.pi / 6), abs=3)
     assert columns.mean() == pytest.approx(size / 2, abs=2)
     assert rows.mean() == pytest.approx(size / 2, abs=2)
     # The background is white, carbon has no colour.

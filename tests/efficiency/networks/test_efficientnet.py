@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -51,6 +52,15 @@ def size(model: Any) -> int:
 def shapes(name: str, variant: Variant) -> EfficientNet:
     """The network without numbers."""
     return eqx.filter_eval_shape(lambda k: efficientnet(name, variant, key=k), jax.random.key(0))
+
+
+def with_numbers(make: Callable[[jax.Array], Any]) -> Any:
+    """A module with numbers of NumPy in place of its own, which would take seconds to compile."""
+    random = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.5 * random.normal(size=leaf.shape), leaf.dtype),
+        eqx.filter_eval_shape(make, jax.random.key(0)),
+    )
 
 
 def images(*shape: int) -> jax.Array:
@@ -148,12 +158,8 @@ def reference(block: MBConv, x: jax.Array, stride: int) -> torch.Tensor:
 @pytest.mark.parametrize(("stride", "outputs"), [(1, 8), (2, 12)])
 def test_original_block_is_that_of_torch(stride: int, outputs: int) -> None:
     stage = Stage(3, stride, outputs, 1)
-    block = eqx.filter_eval_shape(
-        lambda key: MBConv(8, stage, stride, ORIGINAL, key=key, dense=False), jax.random.key(0)
-    )
     # Gains and biases are other than at first, so that each matters.
-    random = np.random.default_rng(1)
-    block = jax.tree.map(lambda w: jnp.asarray(0.5 * random.normal(size=w.shape), w.dtype), block)
+    block = with_numbers(lambda k: MBConv(8, stage, stride, ORIGINAL, key=k, dense=False))
     x = images(2, 6, 6, 8)
     y = np.moveaxis(np.asarray(eqx.filter_jit(block)(x)), -1, 1)
     assert block.residual == (stride == 1)
@@ -164,10 +170,9 @@ def test_group_sizes_at_both_ends() -> None:
     """Groups of one channel are depthwise, one group is a dense convolution."""
     stage = Stage(3, 1, 8, 1)
     for group_size, inputs in ((1, 1), (10_000, 32)):
-        make = lambda key, size=group_size: MBConv(  # noqa: E731
-            8, stage, 1, Variant(size, 4, 1, True), key=key, dense=False
-        )
-        spatial = eqx.filter_jit(lambda key, make=make: make(key).spatial)(jax.random.key(0))
+        variant = Variant(group_size, 4, 1, True)
+        block = with_numbers(lambda k, v=variant: MBConv(8, stage, 1, v, key=k, dense=False))
+        spatial = block.spatial
         assert spatial.weight.shape == (3, 3, inputs, 32)
         x = images(2, 5, 5, 32)
         expected = conv2d(
@@ -201,8 +206,7 @@ def test_variants_differ_in_norms_only_where_they_should() -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> EfficientNet:
-    make = lambda key: EfficientNet(TINY, EFFICIENT, 5, key=key, channels=1)  # noqa: E731
-    return eqx.filter_jit(make)(jax.random.key(0))
+    return with_numbers(lambda key: EfficientNet(TINY, EFFICIENT, 5, key=key, channels=1))
 
 
 def test_outputs_do_not_depend_on_the_batch(tiny: EfficientNet) -> None:
