@@ -11,7 +11,6 @@ Run as `make benchmark-architectures`.
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +39,7 @@ from qmgen.efficiency.networks.efficientnet import (
 from qmgen.efficiency.networks.flop_count import multiply_accumulates
 from qmgen.efficiency.networks.proxy_norm import proxy_parameters
 from qmgen.molecules import depicted_pixels
-from qmgen.units import HARTREE_TO_EV
+from qmgen.units import EV_PER_HARTREE
 
 # Millions of weights and billions of multiply-accumulates in the paper of Tan and Le.
 PUBLISHED = {
@@ -59,7 +58,7 @@ VARIANTS = {
     "the same and proxy norm": EFFICIENT,
 }
 BATCH = 64
-# Of the network, a twentieth of its learning rate at the end of training.
+# Learning rates, and weight decay of proxies' parameters.
 RATE, TUNING_RATE, DECAY = 0.004, 0.004, 1e-3
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -137,7 +136,7 @@ def molecules(store: Path, size: int, limit: int) -> Task:
     columns = dataset.batch(slice(0, len(dataset)), ["molecule", "smile", "gap"])
     _, rows = np.unique(columns["molecule"], return_index=True)
     rows = np.random.default_rng(0).permutation(rows)[:limit]
-    gaps = np.asarray(columns["gap"])[rows] * HARTREE_TO_EV
+    gaps = np.asarray(columns["gap"])[rows] * EV_PER_HARTREE
     images = np.stack([depicted_pixels(columns["smile"][row], size) for row in rows])
     training = len(rows) * 5 // 6
     mean, deviation = gaps[:training].mean(), gaps[:training].std()
@@ -146,7 +145,7 @@ def molecules(store: Path, size: int, limit: int) -> Task:
         (1 - images / 255).astype(np.float32),
         ((gaps - mean) / deviation).astype(np.float32),
         training=training,
-        half=int(round(size / 2**0.5 / 4)) * 4 + size % 4,
+        half=round(size / 2**0.5 / 4) * 4 + size % 4,
         outputs=1,
         architecture=Architecture(
             16, (Stage(3, 1, 16, 1, expands=False), Stage(3, 2, 24, 2), Stage(3, 1, 32, 1)), 128
@@ -214,7 +213,8 @@ def fit(
     batches = jnp.asarray(np.concatenate(order).reshape(-1, BATCH))
     parameters, frozen = eqx.partition(model, trained)
     given = (jnp.asarray(a[: task.training]) for a in (images, task.targets))
-    return eqx.combine(steps(parameters, frozen, *given, batches, rate, task.loss), frozen)
+    new = steps(parameters, frozen, *given, batches, rate, task.loss)
+    return jax.block_until_ready(eqx.combine(new, frozen))
 
 
 def score(task: Task, model: EfficientNet, images: np.ndarray) -> float:
@@ -237,31 +237,42 @@ def compare_variants(task: Task, epochs: int, seeds: int) -> None:
     table(["", "million products an image", task.what], rows)
 
 
-def resolutions(task: Task, epochs: int, tuning: int, seeds: int) -> dict[str, list[float]]:
-    """Scores at all pixels of three ways to train, and how much of the gap fine-tuning recovers."""
+FULL, HALF, AT_HALF, TUNED = (
+    "all pixels",
+    "half the pixels",
+    "half, tested at half",
+    "half, top layers fine-tuned",
+)
+
+
+def trained_three_ways(
+    task: Task, epochs: int, tuning: int, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Scores at all pixels (one at half) and seconds of training."""
     small = resized(task.images, task.half)
-    found: dict[str, list[float]] = {}
-    seconds: dict[str, float] = {}
-    for seed in range(seeds):
-        start = network(task, EFFICIENT, seed)
-        everything = partial(fit, task, trained=eqx.is_inexact_array, epochs=epochs, rate=RATE)
+    start = network(task, EFFICIENT, seed)
+    clock = [time.perf_counter()]
+    full = fit(task, start, task.images, eqx.is_inexact_array, epochs, RATE, seed)
+    clock.append(time.perf_counter())
+    half = fit(task, start, small, eqx.is_inexact_array, epochs, RATE, seed)
+    clock.append(time.perf_counter())
+    tuned = fit(task, half, task.images, top_layers(half), tuning, TUNING_RATE, seed)
+    clock.append(time.perf_counter())
+    scores = {
+        FULL: score(task, full, task.images),
+        HALF: score(task, half, task.images),
+        AT_HALF: score(task, half, small),
+        TUNED: score(task, tuned, task.images),
+    }
+    return scores, dict(zip((FULL, HALF, TUNED), np.diff(clock), strict=True))
 
-        def timed(name: str, make: Callable[[], EfficientNet], seed: int = seed) -> EfficientNet:
-            started = time.perf_counter()
-            model = jax.block_until_ready(make())
-            # The first seed's includes compilation.
-            if seed == min(1, seeds - 1):
-                seconds[name] = time.perf_counter() - started
-            found.setdefault(name, []).append(score(task, model, task.images))
-            return model
 
-        timed("all pixels", lambda: everything(start, task.images, seed=seed))
-        half = timed("half the pixels", lambda: everything(start, small, seed=seed))
-        found.setdefault("half, tested at half", []).append(score(task, half, small))
-        timed(
-            "half, top layers fine-tuned",
-            lambda: fit(task, half, task.images, top_layers(half), tuning, TUNING_RATE, seed),
-        )
+def resolutions(task: Task, epochs: int, tuning: int, seeds: int) -> dict[str, list[float]]:
+    """Prints how much of the gap between both resolutions fine-tuning recovers."""
+    runs = [trained_three_ways(task, epochs, tuning, seed) for seed in range(seeds)]
+    found = {name: [scores[name] for scores, _ in runs] for name in runs[0][0]}
+    # The last one doesn't compile anything, if there is more than one.
+    seconds = runs[-1][1]
     rows = [
         [name, f"{np.mean(values):.4f}", f"{seconds[name]:.0f}" if name in seconds else ""]
         for name, values in found.items()
@@ -269,10 +280,7 @@ def resolutions(task: Task, epochs: int, tuning: int, seeds: int) -> dict[str, l
     sizes = f"{task.images.shape[1]} and {task.half} pixels a side"
     print(f"{task.name}, {sizes}, {epochs} epochs and {tuning} of fine-tuning, {seeds} seeds")
     table(["", task.what, "seconds"], rows)
-    full, before, after = (
-        np.mean(found[name])
-        for name in ("all pixels", "half the pixels", "half, top layers fine-tuned")
-    )
+    full, before, after = (np.mean(found[name]) for name in (FULL, HALF, TUNED))
     recovered = (after - before) / (full - before)
     said = "as expected" if recovered >= 0.8 else "NOT as expected"
     print(f"Fine-tuning recovers {100 * recovered:.0f} % of the gap; at least 80 %: {said}\n")
@@ -282,7 +290,7 @@ def resolutions(task: Task, epochs: int, tuning: int, seeds: int) -> dict[str, l
 def draw(results: dict[str, tuple[Task, dict[str, list[float]]]], figure: Path) -> None:
     _, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 3), squeeze=False)
     for axis, (task, found) in zip(axes[0], results.values(), strict=True):
-        shown = [name for name in found if name != "half, tested at half"]
+        shown = [name for name in found if name != AT_HALF]
         axis.bar(shown, [abs(np.mean(found[name])) for name in shown], color="tab:blue")
         for place, name in enumerate(shown):
             axis.plot([place] * len(found[name]), np.abs(found[name]), "k.")
