@@ -139,6 +139,7 @@ benchmark-efficiency: setup
 
 # The first molecules of QM9 as a dataset, to train architectures on.
 scaling/architectures.zarr: | setup
+	mkdir -p scaling
 	$(BIN)/qmgen import-qm9 $@ --limit 4000
 
 # Architectures that do the same with fewer operations: a script for each paper.
