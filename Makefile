@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-architectures benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
+.PHONY: benchmark-architectures benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
 
 setup: $(VENV)/.installed
 
@@ -137,8 +137,15 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/umup.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
 
-# Efficient architectures, a script for each paper; GroupBERT and SparQ on SMILES of QM9.
-benchmark-architectures: setup
+# The first molecules of QM9 as a dataset, to train architectures on.
+scaling/architectures.zarr: | setup
+	mkdir -p scaling
+	$(BIN)/qmgen import-qm9 $@ --limit 4000
+
+# Architectures that do the same with fewer operations: a script for each paper.
+benchmark-architectures: setup scaling/architectures.zarr
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/proxy_norm.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/efficientnet.py scaling/architectures.zarr
 	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
 		--exclude workflows/data/scaling.smi
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/groupbert.py scaling/qm9.zarr --pre-norm

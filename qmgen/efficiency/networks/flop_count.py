@@ -38,7 +38,9 @@ def multiply_accumulates(
         A `while_loop` with products in it, whose number of turns isn't known, or a kernel or
         sharding that has its own loops.
     """
-    closed, _, _ = eqx.filter_make_jaxpr(function)(*arguments)
+    # Arrays in a module that is called are arguments, too.
+    call = eqx.filter_make_jaxpr(lambda called, *values: called(*values))
+    closed, _, _ = call(function, *arguments)
     used, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return _of_jaxpr(used, count_padding)
 

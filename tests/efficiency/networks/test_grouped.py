@@ -62,13 +62,22 @@ def test_convolution_is_that_of_torch(
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_convolution_is_that_of_the_dense_kernel(groups: int) -> None:
-    layer = GroupedConvolution(
-        8, 16, (3, 3), groups=groups, key=jax.random.key(0), stride=2, use_bias=True
-    )
-    x = normal(2, 3, 6, 5, 8)
-    y = grouped_convolution(x, dense_kernel(layer.weight, groups), 2)
-    assert y.shape == (2, 3, 3, 3, 16)
-    np.testing.assert_allclose(layer(x), y, **CLOSE)
+    x, weight = normal(2, 3, 6, 5, 8), normal(3, 3, 8 // groups, 16)
+
+    def value(x: jax.Array, weight: jax.Array, dense: bool) -> tuple[jax.Array, jax.Array]:
+        y = grouped_convolution(x, weight, 2, dense=dense)
+        return jnp.sum(jnp.sin(y)), y
+
+    of = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True), static_argnums=2)
+    ((_, grouped), gradients), ((_, dense), expected) = of(x, weight, False), of(x, weight, True)
+    assert grouped.shape == (2, 3, 3, 3, 16)
+    np.testing.assert_allclose(grouped, dense, **CLOSE)
+    for gradient, other in zip(gradients, expected, strict=True):
+        # Sums of up to 54 terms of size one.
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-4)
+    kernel = np.asarray(dense_kernel(weight, groups))
+    assert kernel.shape == (3, 3, 8, 16)
+    assert np.count_nonzero(kernel) == weight.size
 
 
 def test_depthwise_convolution_filters_each_channel_by_itself() -> None:
