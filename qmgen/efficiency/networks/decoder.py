@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, UInt
 
 from qmgen.efficiency.fp8_linear import apply_linear
 from qmgen.efficiency.networks.kv_cache import KVCache, append, empty_cache
-from qmgen.efficiency.networks.smiles_tokens import END, PAD
+from qmgen.efficiency.networks.smiles_tokens import BEGIN, END, MASK, PAD
 from qmgen.efficiency.networks.sparq import SparQ, dense_attention, sparq_attention
 from qmgen.errors import InputError
 
@@ -272,7 +272,7 @@ def generated(
     key: AnyKey | None = None,
     sparq: SparQ | None = None,
 ) -> Int[Array, "batch steps"]:
-    """Tokens that the model puts behind a prompt, and PAD behind an END.
+    """Symbols that the model puts behind a prompt, and PAD behind an END.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ def generated(
     keys = None if key is None else jax.random.split(key, steps)
 
     def choose(logits: Array, ended: Array, step_key: Array | None) -> tuple[Array, Array]:
-        logits = logits.at[:, PAD].set(-jnp.inf)
+        logits = logits.at[:, jnp.array([PAD, BEGIN, MASK])].set(-jnp.inf)
         if step_key is None:
             token = jnp.argmax(logits, -1)
         else:

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from qmgen.efficiency.networks.decoder import Decoder, generated, rotated
-from qmgen.efficiency.networks.smiles_tokens import BEGIN, END, PAD, Vocabulary
+from qmgen.efficiency.networks.smiles_tokens import BEGIN, END, MASK, PAD, Vocabulary
 from qmgen.efficiency.networks.sparq import SparQ
 from qmgen.errors import InputError
 
@@ -77,7 +77,7 @@ def test_greedy_generation_is_the_best_token_each_time() -> None:
     for step in range(10):
         padded = np.pad(tokens, ((0, 0), (0, LONGEST - tokens.shape[1])))
         logits = np.array(read(jnp.asarray(padded)))[:, tokens.shape[1] - 1]
-        logits[:, PAD] = -np.inf
+        logits[:, [PAD, BEGIN, MASK]] = -np.inf
         best = np.where(ended, PAD, logits.argmax(-1))
         np.testing.assert_array_equal(found[:, step], best)
         ended |= best == END
