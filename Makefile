@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-methods benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec benchmark-peers
+.PHONY: accuracy benchmark benchmark-accelerator benchmark-architectures benchmark-dft-loss benchmark-efficiency benchmark-few-bits benchmark-fine-tuning benchmark-label-codec benchmark-large benchmark-layout benchmark-loaders benchmark-loss benchmark-methods benchmark-million benchmark-peers benchmark-quantisation benchmark-run benchmark-workers clean demo format lint notebooks scaling-law schemas setup test test-slow
 
 setup: $(VENV)/.installed
 
@@ -151,6 +151,20 @@ benchmark-methods: demo
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/local_parallelism.py --store demo/dataset.zarr
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/random_bases.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/small_batch.py --store demo/dataset.zarr
+
+# The first molecules of QM9 as a dataset, to train architectures on.
+scaling/architectures.zarr: | setup
+	mkdir -p scaling
+	$(BIN)/qmgen import-qm9 $@ --limit 4000
+
+# Architectures that do the same with fewer operations: a script for each paper.
+benchmark-architectures: setup scaling/architectures.zarr
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/proxy_norm.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/efficientnet.py scaling/architectures.zarr
+	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
+		--exclude workflows/data/scaling.smi
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/groupbert.py scaling/qm9.zarr --pre-norm
+	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/sparq.py scaling/qm9.zarr
 
 # SchNet trained in each number format on the store of the demo; ten minutes after that.
 benchmark-few-bits: demo

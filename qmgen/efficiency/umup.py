@@ -138,8 +138,9 @@ def _layer_roles(layer: eqx.Module, depth: int) -> eqx.Module:
         kind = "embedding"
     elif isinstance(layer, LinearReadout):
         kind = "output"
+    # Stacked layers, as `equinox.filter_vmap` makes them, have weights of three axes.
     return jax.tree.map(
-        lambda leaf: Role(kind if leaf.ndim == 2 else "vector", leaf.shape[-1], depth), layer
+        lambda leaf: Role(kind if leaf.ndim > 1 else "vector", leaf.shape[-1], depth), layer
     )
 
 

@@ -169,10 +169,10 @@ class MLP(eqx.Module):
 class DepthStack(eqx.Module):
     """Residual layers one after another; u-muP lets their weights learn by depth^-1/2."""
 
-    layers: tuple[Callable[[Array], Array], ...]
+    layers: tuple[Callable[..., Array], ...]
 
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """All layers in turn."""
+    def __call__(self, x: Float[Array, "*shape"], *others: Array) -> Float[Array, "*shape"]:
+        """All layers in turn; others, such as a mask, are given to each."""
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, *others)
         return x

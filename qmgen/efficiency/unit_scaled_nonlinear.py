@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from qmgen.efficiency.unit_scaling import Constraint, constrained, scale_backward, scale_forward
 from qmgen.errors import InputError
@@ -156,6 +156,7 @@ def attention(
     key: Float[Array, "*batch length heads size"],
     value: Float[Array, "*batch length heads size"],
     *,
+    is_token: Bool[Array, "*batch length"] | None = None,
     causal: bool = False,
     multiplier: float = 1.0,
 ) -> Float[Array, "*batch length heads size"]:
@@ -164,6 +165,9 @@ def attention(
     Logits are over size and not its square root, as queries and keys grow alike (u-muP). Gradients
     of queries and keys are about a size^-1/2: without a cut edge they can't have a factor of their
     own.
+
+    is_token
+        Which positions are attended to, all by default. The factor is that of all.
     """
     length, heads, size = query.shape[-3:]
     factor = attention_factor(length, size, causal, multiplier)
@@ -171,5 +175,8 @@ def attention(
         scale_backward(part, factor).reshape(-1, length, heads, size)
         for part in (query, key, value)
     )
-    mixed = jax.nn.dot_product_attention(q, k, v, scale=multiplier / size, is_causal=causal)
+    mask = None if is_token is None else is_token.reshape(-1, 1, 1, length)
+    mixed = jax.nn.dot_product_attention(
+        q, k, v, mask=mask, scale=multiplier / size, is_causal=causal
+    )
     return scale_forward(mixed.reshape(query.shape), factor)

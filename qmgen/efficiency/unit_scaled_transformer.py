@@ -6,7 +6,7 @@ multipliers from `Hyperparameters`.
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from qmgen.efficiency.quantised_matmul import MatmulFormats
 from qmgen.efficiency.umup import Hyperparameters, residual_weights
@@ -82,8 +82,12 @@ class SelfAttention(eqx.Module):
         self.causal = causal
         self.multiplier = multiplier
 
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        """The layer of a whole batch."""
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        is_token: Bool[Array, "batch length"] | None = None,
+    ) -> Float[Array, "batch length width"]:
+        """The layer of a whole batch; only tokens are attended to."""
         size = x.shape[-1] // self.heads
         parts = self.into(x).reshape(*x.shape[:-1], 3, self.heads, size)
         query, key, value = (parts[..., part, :, :] for part in range(3))
@@ -94,6 +98,7 @@ class SelfAttention(eqx.Module):
             turn_heads(query),
             turn_heads(key),
             value,
+            is_token=is_token,
             causal=self.causal,
             multiplier=self.multiplier,
         )

@@ -6,6 +6,7 @@ from qmgen.molecules.conformers import embed_conformers as embed_conformers
 from qmgen.molecules.deduplicate import deduplicate as deduplicate
 from qmgen.molecules.deduplicate import molecule_key as molecule_key
 from qmgen.molecules.depiction import depict as depict
+from qmgen.molecules.depiction import depicted_pixels as depicted_pixels
 from qmgen.molecules.fingerprints import morgan_fingerprints as morgan_fingerprints
 from qmgen.molecules.force_field import mmff94 as mmff94
 from qmgen.molecules.molecule import Molecule as Molecule

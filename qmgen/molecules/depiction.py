@@ -1,8 +1,12 @@
-"""Structural formulas as SVG."""
+"""Structural formulas as SVG, and as pixels for networks."""
 
 import re
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
+from qmgen.errors import InputError
 from qmgen.molecules.rdkit_log import captured_errors
 from qmgen.molecules.smiles import require_smiles
 
@@ -20,6 +24,7 @@ _PALETTE = {
     35: (0.65, 0.35, 0.25),
     53: (0.6, 0.3, 0.75),
 }
+_OVERSAMPLING = 4
 _NUMBER = re.compile(r"-?\d+\.\d+")
 # Of no use in a page, or what SVG has anyway.
 _SUPERFLUOUS = re.compile(
@@ -73,3 +78,50 @@ def depict(smiles: str, width: int = 200, height: int = 150) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">{body}'
     )
+
+
+def depicted_pixels(smiles: str, size: int = 48) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Draw a structural formula as a square of pixels on white, for networks that take images.
+
+    Bonds of other elements than carbon have their colour in place of a letter, which so few pixels
+    couldn't show. Bonds are a quarter of the square long, or less if the molecule needs it. Each
+    pixel is the mean of four by four that RDKit draws.
+
+    Parameters
+    ----------
+    smiles : str
+        Molecule.
+    size : int
+        Height and width, pixels.
+
+    Returns
+    -------
+    array
+        Red, green and blue of each pixel, from 0 to 255.
+
+    Raises
+    ------
+    MoleculeParseError
+        RDKit can't parse it.
+    InputError
+        Fewer than 8 pixels.
+    """
+    from rdkit.Chem.Draw import MolToImage, rdMolDraw2D
+
+    if size < 8:
+        raise InputError(f"a depiction of {size} pixels; give it 8 or more")
+    mol = require_smiles(smiles)
+    options: Any = rdMolDraw2D.MolDrawOptions()
+    options.noAtomLabels = True
+    options.padding = 0.04
+    # A bond is 1.5 of RDKit's units of length.
+    options.fixedBondLength = _OVERSAMPLING * size / 4 / 1.5
+    options.scaleBondWidth = False
+    options.bondLineWidth = _OVERSAMPLING
+    options.multipleBondOffset = 0.25
+    side = _OVERSAMPLING * size
+    with captured_errors():
+        image = MolToImage(mol, (side, side), options=options)
+    pixels = np.asarray(image.convert("RGB"), np.float64)
+    cells = pixels.reshape(size, _OVERSAMPLING, size, _OVERSAMPLING, 3)
+    return cells.mean((1, 3)).round().astype(np.uint8)
