@@ -309,21 +309,23 @@ def draw(results: dict[str, tuple[Task, dict[str, list[float]]]], figure: Path) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path, nargs="?", help="dataset with gaps, such as QM9")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--fine-tuning-epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--epochs", type=int, nargs=2, default=[8, 6], help="of digits and of molecules"
+    )
+    parser.add_argument("--fine-tuning-epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2, help="of digits")
     parser.add_argument("--size", type=int, default=44, help="pixels a side of formulas")
-    parser.add_argument("--molecules", type=int, default=3000)
+    parser.add_argument("--molecules", type=int, default=1200)
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "efficientnet.png")
     a = parser.parse_args()
     counts()
-    tasks = [(digits(), a.epochs, a.seeds)]
+    tasks = [(digits(), a.epochs[0], a.seeds)]
     if a.store:
-        tasks.append((molecules(a.store, a.size, a.molecules), a.epochs, 1))
+        tasks.append((molecules(a.store, a.size, a.molecules), a.epochs[1], 1))
+    compare_variants(*tasks[0])
     results = {}
     for task, epochs, seeds in tasks:
-        compare_variants(task, epochs, seeds)
         found = resolutions(task, epochs, a.fine_tuning_epochs, seeds)
         results[task.name] = task, found
     draw(results, a.figure)
