@@ -60,7 +60,7 @@ VARIANTS = {
 }
 BATCH = 64
 # Learning rates, and weight decay of proxies' parameters.
-RATE, TUNING_RATE, DECAY = 0.004, 0.004, 1e-3
+RATE, TUNING_RATE, DECAY = 0.004, 0.016, 1e-3
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, nargs=2, default=[8, 6], help="of digits and of molecules"
     )
-    parser.add_argument("--fine-tuning-epochs", type=int, default=3)
+    parser.add_argument("--fine-tuning-epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2, help="of digits")
     parser.add_argument("--size", type=int, default=44, help="pixels a side of formulas")
     parser.add_argument("--molecules", type=int, default=1200)
