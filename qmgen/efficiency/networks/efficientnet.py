@@ -274,7 +274,7 @@ class EfficientNet(eqx.Module):
         width = architecture.stem
         self.stem = GroupedConvolution(channels, width, (3, 3), groups=1, key=for_stem, stride=2)
         self.stem_activation = NormActivation(width, variant)
-        blocks = []
+        blocks: list[MBConv] = []
         for stage in architecture.stages:
             for i in range(stage.blocks):
                 key = jax.random.fold_in(for_blocks, len(blocks))

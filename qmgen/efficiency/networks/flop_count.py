@@ -88,18 +88,22 @@ def _inner_jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
                 yield item
 
 
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
 def _of_dot(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+    left = _shape(equation.invars[0])
+    return math.prod(_shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
 
 
 def _of_convolution(equation: JaxprEqn, count_padding: bool) -> int:
     """Pairs of a place and a tap along each axis, times batch, outputs and a group's inputs."""
     p = equation.params
     numbers = p["dimension_numbers"]
-    left, kernel = (variable.aval.shape for variable in equation.invars)
-    result = equation.outvars[0].aval.shape
+    left, kernel = (_shape(variable) for variable in equation.invars)
+    result = _shape(equation.outvars[0])
     batch, features, *spatial = numbers.out_spec
     total = result[batch] * result[features] * kernel[numbers.rhs_spec[1]]
     for axis, place in enumerate(spatial):
