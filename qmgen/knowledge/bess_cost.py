@@ -1,4 +1,4 @@
-"""Memory and traffic of a training step on each device, by formula and as a program was compiled."""
+"""Memory and traffic of a training step on each device: by formula, and of a compiled program."""
 
 import math
 import re

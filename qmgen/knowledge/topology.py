@@ -168,9 +168,8 @@ def compositions(
         first = by_column[:, [hub]].toarray().ravel()
         second = adjacency[[hub], :].toarray().ravel()
         found += first[rows] * second[columns]
-    keep = np.ones(entities, dtype=np.int64)
-    keep[hubs] = 0
-    through = sparse.csr_array(sparse.diags_array(keep) @ adjacency)
+    through = adjacency.copy()
+    through.data[np.isin(np.repeat(np.arange(entities), out), hubs)] = 0
     through.eliminate_zeros()
     found += _masked_square(adjacency, through, places)
     result = np.zeros(heads.size, dtype=np.int64)
