@@ -68,7 +68,7 @@ def initial_entities(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, 
     return jax.random.normal(key, shape) * shape[-1] ** -0.5
 
 
-def trans_e(norm: Literal[1, 2] = 2) -> ScoreFunction:
+def trans_e(norm: Literal[1, 2] = 1) -> ScoreFunction:
     """-|h + r - t|, with the sum of sizes or the Euclidean norm.
 
     Bordes, Usunier, Garcia-Durán, Weston, Yakhnenko, NeurIPS 2013.

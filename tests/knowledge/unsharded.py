@@ -23,7 +23,7 @@ def rotat_e(h, r, t):
 
 
 SCORES = {
-    "TransE": lambda h, r, t: -jnp.linalg.norm(h + r - t, axis=-1),
+    "TransE": lambda h, r, t: -jnp.abs(h + r - t).sum(-1),
     "TransH": trans_h,
     "RotatE": rotat_e,
     "DistMult": lambda h, r, t: jnp.sum(h * r * t, -1),
