@@ -61,8 +61,8 @@ def ring(entities: int, relations: int) -> KnowledgeGraph:
     )
 
 
-def objective(name: str, entities: int, margin: float = MARGIN) -> Objective:
-    loss = LogSigmoid(margin) if name in DISTANCES else SampledSoftmax(entities)
+def objective(name: str, entities: int) -> Objective:
+    loss = LogSigmoid(MARGIN) if name in DISTANCES else SampledSoftmax(entities)
     return Objective(score_function(name), loss)
 
 
@@ -131,25 +131,36 @@ def on_ring(split: TripleSplit, steps: int, seeds: int, figure: Path) -> None:
 
 
 def timed(
-    split: TripleSplit, name: str, steps: int, batch: int, negatives: int, margin: float, seed: int
-) -> tuple[Trained, float]:
-    """Train on one device; also triples per second, compilation apart."""
-    what, mesh = objective(name, len(split.graph.entities), margin), device_mesh(jax.devices()[:1])
-    shards = shard_entities(len(split.graph.entities), 1, seed=seed)
+    split: TripleSplit, name: str, steps: int, batch: int, negatives: int, seeds: int
+) -> tuple[list[Trained], list[float]]:
+    """Train on one device, a program for all seeds; also triples per second, compilation apart."""
+    what, mesh = objective(name, len(split.graph.entities)), device_mesh(jax.devices()[:1])
+    optimiser = optax.adam(RATE)
+    shards = shard_entities(len(split.graph.entities), 1, seed=0)
     blocks = block_triples(split.training, shards)
-    optimiser, rng = optax.adam(RATE), np.random.default_rng(seed)
-    start = initial_embeddings(
-        what.score, shards, len(split.graph.relations), width(name), mesh, seed=seed
-    )
     run = training_loop(what, optimiser, blocks, mesh)
-    draw = lambda: draw_steps(  # noqa: E731
-        blocks, shards, steps=steps, per_block=batch, negatives=negatives, rng=rng
-    )
-    jax.block_until_ready(run(start, optimiser.init(start), draw()))
-    begin = time.perf_counter()
-    embeddings, _, losses = jax.block_until_ready(run(start, optimiser.init(start), draw()))
-    rate = steps * batch / (time.perf_counter() - begin)
-    return Trained(what.score, embeddings, shards, np.asarray(losses)), rate
+
+    def train_once(seed: int) -> tuple[Trained, float]:
+        start = initial_embeddings(
+            what.score, shards, len(split.graph.relations), width(name), mesh, seed=seed
+        )
+        state = optimiser.init(start)
+        begin = time.perf_counter()
+        draws = draw_steps(
+            blocks,
+            shards,
+            steps=steps,
+            per_block=batch,
+            negatives=negatives,
+            rng=np.random.default_rng(seed),
+        )
+        embeddings, _, losses = jax.block_until_ready(run(start, state, draws))
+        rate = steps * batch / (time.perf_counter() - begin)
+        return Trained(what.score, embeddings, shards, np.asarray(losses)), rate
+
+    train_once(0)
+    trained, rates = zip(*map(train_once, range(seeds)), strict=True)
+    return list(trained), list(rates)
 
 
 def beside_pykeen(names: list[str], seeds: int, steps: int, batch: int, negatives: int) -> None:
@@ -168,12 +179,9 @@ def beside_pykeen(names: list[str], seeds: int, steps: int, batch: int, negative
         n = len(split.graph.entities)
         scorers = []
         for name in MODELS:
-            own, theirs, rates, their_rates = [], [], [], []
+            theirs, their_rates = [], []
+            trained, rates = timed(split, name, steps, batch, negatives, seeds)
             for seed in range(seeds):
-                trained, rate = timed(split, name, steps, batch, negatives, MARGIN, seed)
-                scorers.append(scorer_of(trained))
-                own.append(link_ranks(scorers[-1], split.test, split.graph.triples, n).mrr)
-                rates.append(rate)
                 mrr, rate = peer(
                     dataset,
                     name,
@@ -187,6 +195,11 @@ def beside_pykeen(names: list[str], seeds: int, steps: int, batch: int, negative
                 )
                 theirs.append(mrr)
                 their_rates.append(rate)
+            scorers += map(scorer_of, trained)
+            own = [
+                link_ranks(scorer, split.test, split.graph.triples, n).mrr
+                for scorer in scorers[-seeds:]
+            ]
             ratios.append(np.median(rates) / np.median(their_rates))
             within = np.mean(own) >= min(theirs)
             rows.append(

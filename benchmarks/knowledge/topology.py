@@ -13,7 +13,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from bess import MARGIN, objective, table, width
+from bess import objective, table, width
 
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.graph import UNTYPED, KnowledgeGraph, distinct_triples
@@ -105,7 +105,7 @@ def on_public_graphs(
         topology = edge_topology(split.graph.triples, n)
         edges = edge_places(split.graph.triples, split.test)
         for name in ("TransE", "RotatE", "DistMult", "ComplEx"):
-            ranks = trained_ranks(split, objective(name, n, MARGIN), steps, 256, 32, 0.01)
+            ranks = trained_ranks(split, objective(name, n), steps, 256, 32, 0.01)
             correlations = accuracy_correlations(ranks.tail, topology, edges)
             numbers = [f"{correlations[what]:+.2f}" for what in SHOWN]
             rows.append([dataset, name, f"{np.mean(1 / ranks.tail):.3f}", *numbers])

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
 from qmgen.errors import InputError
@@ -106,7 +107,7 @@ def initial_embeddings(
         rows = jax.vmap(lambda key: initial_entities(key, (shards.rows, width)))(keys)
         return Embeddings(rows, score.initial_relations(of_relations, relations, width))
 
-    places = Embeddings(NamedSharding(mesh, P(_AXIS)), NamedSharding(mesh, P()))
+    places = Embeddings._make([NamedSharding(mesh, P(_AXIS)), NamedSharding(mesh, P())])
     return jax.jit(draw, out_shardings=places)()
 
 
@@ -146,7 +147,7 @@ def step_loss(
         total = jnp.sum(weights[..., None] * losses)
         return jax.lax.psum(total, _AXIS) / (mesh.size * positive.size)
 
-    specs = (Embeddings(P(_AXIS), P()), Draws(*[P(_AXIS)] * 4), P(_AXIS))
+    specs = (Embeddings._make([P(_AXIS), P()]), Draws._make([P(_AXIS)] * 4), P(_AXIS))
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
 
 
@@ -154,7 +155,7 @@ def _corrupted_heads(objective: Objective, per_block: int) -> int:
     return {"tail": 0, "head": per_block, "both": per_block // 2}[objective.corrupted]
 
 
-def _rows(entities: Array, places: Array) -> Array:
+def _rows(entities: Array, places: ArrayLike) -> Array:
     """Own shards' rows: own shard, other shard, draw, width."""
     return jax.vmap(lambda rows, chosen: rows[chosen])(entities, places)
 
@@ -265,7 +266,7 @@ def train(
     loop = training_loop(objective, optimiser, blocks, mesh)
     state = optimiser.init(embeddings)
     rng = np.random.default_rng([seed, 1])
-    losses = [np.empty(0, np.float32)]
+    losses: list[np.ndarray] = [np.empty(0, np.float32)]
     for start in range(0, steps, _STEPS):
         draws = draw_steps(
             blocks,

@@ -29,13 +29,13 @@ def combined(scorers: Sequence[Scorer], top: int | None = None) -> Scorer:
         raise InputError("an ensemble needs at least one model")
 
     def scorer(given: np.ndarray, relations: np.ndarray, end: End) -> np.ndarray:
-        total = 0.0
+        total: np.ndarray = np.zeros(1)
         for one in scorers:
             scores = one(given, relations, end)
             order = np.argsort(-scores, axis=1, kind="stable")
             rank = np.empty_like(order)
             np.put_along_axis(rank, order, np.arange(1, scores.shape[1] + 1)[None], axis=1)
             total = total + np.where(rank <= (top or scores.shape[1]), rank**-0.5, 0.0)
-        return np.asarray(total)
+        return total
 
     return scorer

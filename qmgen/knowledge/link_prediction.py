@@ -76,7 +76,8 @@ def link_ranks(
     if not len(triples):
         raise InputError("there are no triples to rank")
     found = {}
-    for end, given, missing in (("head", 2, 0), ("tail", 0, 2)):
+    ends: tuple[tuple[End, int, int], ...] = (("head", 2, 0), ("tail", 0, 2))
+    for end, given, missing in ends:
         answers = _AnswerTable(known, given, missing, entities)
         parts = []
         for start in range(0, len(triples), chunk):
