@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: accuracy benchmark benchmark-accelerator benchmark-architectures benchmark-dft-loss benchmark-efficiency benchmark-few-bits benchmark-fine-tuning benchmark-label-codec benchmark-large benchmark-layout benchmark-loaders benchmark-loss benchmark-methods benchmark-million benchmark-peers benchmark-quantisation benchmark-run benchmark-workers clean demo format lint notebooks scaling-law schemas setup test test-slow
+.PHONY: accuracy benchmark benchmark-accelerator benchmark-architectures benchmark-dft-loss benchmark-efficiency benchmark-few-bits benchmark-fine-tuning benchmark-knowledge benchmark-label-codec benchmark-large benchmark-layout benchmark-loaders benchmark-loss benchmark-methods benchmark-million benchmark-peers benchmark-quantisation benchmark-run benchmark-workers clean demo format lint notebooks scaling-law schemas setup test test-slow
 
 setup: $(VENV)/.installed
 
@@ -165,6 +165,11 @@ benchmark-architectures: setup scaling/architectures.zarr
 		--exclude workflows/data/scaling.smi
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/groupbert.py scaling/qm9.zarr --pre-norm
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/sparq.py scaling/qm9.zarr
+
+# Knowledge graphs, a script for each paper; a quarter of an hour.
+benchmark-knowledge: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/bess.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/topology.py
 
 # SchNet trained in each number format on the store of the demo; ten minutes after that.
 benchmark-few-bits: demo
