@@ -26,9 +26,19 @@ ALLOWED = {
     "dataset": {"errors", "units", "integer_coding"},
     "generate": {"errors", "units", "configuration", "efficiency", "molecules", "dft", "dataset"},
     "training": {"errors", "units", "configuration", "efficiency", "molecules", "dft", "dataset"},
-    "knowledge": {"errors", "units", "dataset"},
+    "knowledge": {"errors", "units", "molecules", "dataset"},
     "inspection": {"errors", "units", "molecules", "dataset"},
-    "cli": {"errors", "units", "molecules", "dft", "dataset", "generate", "training", "inspection"},
+    "cli": {
+        "errors",
+        "units",
+        "molecules",
+        "dft",
+        "dataset",
+        "generate",
+        "training",
+        "inspection",
+        "knowledge",
+    },
     "__init__": set(),
 }
 # Distributions that only some rooms may import.
@@ -47,7 +57,9 @@ CONFINED = {
     "dask_jobqueue": {"generate"},
     "zarr": {"dataset"},
     "fsspec": {"dataset"},
-    "pyarrow": {"dataset"},
+    "pyarrow": {"dataset", "knowledge"},
+    "pyoxigraph": {"knowledge"},
+    "pykeen": {"knowledge"},
     "typer": {"cli"},
     "jinja2": {"inspection"},
     "markupsafe": {"inspection"},
@@ -55,7 +67,7 @@ CONFINED = {
     "pyscf": {"dft", "generate"},
     "e3nn": {"training"},
     "constriction": {"integer_coding"},
-    "jax": {"dft", "generate", "training", "efficiency"},
+    "jax": {"dft", "generate", "training", "efficiency", "knowledge"},
 }
 
 

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qmgen.cli import appending, evaluation, exporting, inspection, integrity, training
+from qmgen.cli import (
+    appending,
+    evaluation,
+    exporting,
+    inspection,
+    integrity,
+    knowledge,
+    training,
+)
 from qmgen.cli.application import (
     SchedulerAddress,
     SmilesColumn,
@@ -305,6 +313,7 @@ app.command()(evaluation.evaluate)
 app.command()(evaluation.scaling_law)
 app.command()(inspection.report)
 app.command()(inspection.browse)
+app.add_typer(knowledge.knowledge, name="knowledge")
 
 
 def main() -> None:

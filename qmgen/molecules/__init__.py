@@ -8,6 +8,9 @@ from qmgen.molecules.deduplicate import molecule_key as molecule_key
 from qmgen.molecules.depiction import depict as depict
 from qmgen.molecules.fingerprints import morgan_fingerprints as morgan_fingerprints
 from qmgen.molecules.force_field import mmff94 as mmff94
+from qmgen.molecules.fragments import Fragments as Fragments
+from qmgen.molecules.fragments import fragments as fragments
+from qmgen.molecules.fragments import similar_pairs as similar_pairs
 from qmgen.molecules.molecule import Molecule as Molecule
 from qmgen.molecules.molecule import RejectedRecord as RejectedRecord
 from qmgen.molecules.molecule import unsupported_reason as unsupported_reason
