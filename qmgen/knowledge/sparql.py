@@ -1,41 +1,27 @@
 """A knowledge graph in an RDF store, for exact queries in SPARQL 1.1 (through pyoxigraph).
 
-Entities, relations, types and quantities have IRIs of their names, percent-encoded; a quantity is a
-literal of type `xsd:double`, so that a FILTER on it compares numbers.
+IRIs are those of N-Triples files (`triple_files`); a quantity is a literal of type `xsd:double`, so
+that a FILTER on it compares numbers.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
+import pyoxigraph
 
-from qmgen.errors import InputError, MissingExtraError
+from qmgen.errors import InputError
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.queries.logical_query import Anchor, Bound, Hop, Query
+from qmgen.knowledge.triple_files import NAMESPACE, iri
 
-try:
-    import pyoxigraph
-except ImportError as error:
-    raise MissingExtraError(
-        "SPARQL needs pyoxigraph; install it with: pip install 'qmgen[knowledge]'"
-    ) from error
-
-ENTITY, RELATION = "urn:qmgen:entity:", "urn:qmgen:relation:"
-QUANTITY, TYPE = "urn:qmgen:quantity:", "urn:qmgen:type:"
 # Prefixes that queries may use as they are.
-PREFIXES = {"entity": ENTITY, "relation": RELATION, "quantity": QUANTITY, "type": TYPE}
+PREFIXES = {kind: f"{NAMESPACE}{kind}:" for kind in ("entity", "relation", "quantity", "type")}
 _IS_A = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"
 
 # Head, relation and tail.
 Triple = tuple[int, int, int]
-
-
-def iri(prefix: str, name: str) -> str:
-    """IRI of a name, with every character percent-encoded that isn't a letter, digit or one of
-    `_.-~`.
-    """
-    return prefix + quote(name, safe="")
 
 
 def to_pattern(query: Query) -> str:
@@ -47,19 +33,19 @@ def to_pattern(query: Query) -> str:
 def _patterns(query: Query, variable: str, numbers: Iterator[int]) -> Iterator[str]:
     """Patterns in which a variable is bound to the answers of a query."""
     if isinstance(query, Anchor):
-        yield f"VALUES {variable} {{ <{iri(ENTITY, query.name)}> }}"
+        yield f"VALUES {variable} {{ <{iri('entity', query.name)}> }}"
     elif isinstance(query, Bound):
         value = f"?number{next(numbers)}"
-        yield f"{variable} <{iri(QUANTITY, query.quantity)}> {value} ."
+        yield f"{variable} <{iri('quantity', query.quantity)}> {value} ."
         yield f"FILTER({value} {query.comparison} {query.value!r})"
     elif isinstance(query, Hop):
         if isinstance(query.start, Anchor):
-            start = f"<{iri(ENTITY, query.start.name)}>"
+            start = f"<{iri('entity', query.start.name)}>"
         else:
             start = f"?step{next(numbers)}"
             yield from _patterns(query.start, start, numbers)
         head, tail = (variable, start) if query.inverse else (start, variable)
-        yield f"{head} <{iri(RELATION, query.relation)}> {tail} ."
+        yield f"{head} <{iri('relation', query.relation)}> {tail} ."
     else:
         for part in query.parts:
             yield from _patterns(part, variable, numbers)
@@ -134,7 +120,7 @@ class GraphStore:
         pattern = to_pattern(query)
         if answer is not None:
             name = self.graph.entities[answer]
-            pattern += f" VALUES ?answer {{ <{iri(ENTITY, name)}> }}"
+            pattern += f" VALUES ?answer {{ <{iri('entity', name)}> }}"
         edges = " ".join(p for p in _patterns(query, "?answer", iter(range(1, 10**6))) if _edge(p))
         if not edges:
             return frozenset()
@@ -157,20 +143,20 @@ class GraphStore:
 
 def _edge(pattern: str) -> bool:
     """Whether a pattern is one of an edge between entities."""
-    return f"<{RELATION}" in pattern
+    return f"<{PREFIXES['relation']}" in pattern
 
 
 def _quads(graph: KnowledgeGraph) -> Iterable["pyoxigraph.Quad"]:
-    entities = [pyoxigraph.NamedNode(iri(ENTITY, name)) for name in graph.entities]
-    relations = [pyoxigraph.NamedNode(iri(RELATION, name)) for name in graph.relations]
-    types = [pyoxigraph.NamedNode(iri(TYPE, name)) for name in graph.types]
+    entities = [pyoxigraph.NamedNode(iri("entity", name)) for name in graph.entities]
+    relations = [pyoxigraph.NamedNode(iri("relation", name)) for name in graph.relations]
+    types = [pyoxigraph.NamedNode(iri("type", name)) for name in graph.types]
     is_a = pyoxigraph.NamedNode(_IS_A)
     for head, relation, tail in graph.triples.tolist():
         yield pyoxigraph.Quad(entities[head], relations[relation], entities[tail])
     for entity, of_type in zip(entities, graph.type_of.tolist(), strict=True):
         yield pyoxigraph.Quad(entity, is_a, types[of_type])
     for quantity in graph.quantities:
-        predicate = pyoxigraph.NamedNode(iri(QUANTITY, quantity.name))
+        predicate = pyoxigraph.NamedNode(iri("quantity", quantity.name))
         for place in np.flatnonzero(~np.isnan(quantity.values)).tolist():
             value = pyoxigraph.Literal(float(quantity.values[place]))
             yield pyoxigraph.Quad(entities[place], predicate, value)

@@ -209,6 +209,4 @@ def _probabilities(
 ) -> Float[Array, "k entities"]:
     asked = jnp.full(sources.shape, relation)
     present = jnp.ones(len(edges))
-    return jax.nn.softmax(
-        network(vectors[asked], sources, asked, edges, present, entities), axis=1
-    )
+    return jax.nn.softmax(network(vectors[asked], sources, asked, edges, present, entities), axis=1)

@@ -1,11 +1,11 @@
-"""Logical queries: paths and intersections of sets of entities, and the text they are written in.
+r"""Logical queries: paths and intersections of sets of entities, and the text they are written in.
 
 The grammar is that of UltRAG (Georgiev et al., 2603.28773), where an entity is followed by the
 relations of a path, and sets are intersected:
 
     query := term ("->" name ["inv"])*
     term  := "AND" "(" query ("," query)+ ")" | "(" query ")" | name | name ("<" | ">") number
-    name  := word | '"' anything, with \\ before quotes and backslashes '"'
+    name  := word | '"' anything, with \ before quotes and backslashes '"'
 
 `gap_ev > 5`, the set of entities whose quantity is above a number, is an addition to it.
 """

@@ -26,9 +26,7 @@ def filtered_ranks(
     return 1.0 + (others > own).sum(axis=1) + 0.5 * (others == own).sum(axis=1)
 
 
-def mean_reciprocal_rank(
-    membership: Float[np.ndarray, " entities"], answers: Set[int]
-) -> float:
+def mean_reciprocal_rank(membership: Float[np.ndarray, " entities"], answers: Set[int]) -> float:
     """Mean of 1/rank over the answers of a query.
 
     Raises

@@ -1,8 +1,8 @@
 """How a graph's relations meet at entities: all that a relation-invariant model knows of them.
 
-ULTRA (Galkin et al., 2310.04562): relations, and their inverses, are nodes, and two are joined by up
-to four kinds of edges, as they share an entity as head and head, tail and tail, head and tail, or
-tail and head.
+ULTRA (Galkin et al., 2310.04562): relations, and their inverses, are nodes, and two are joined by
+up to four kinds of edges, as they share an entity as head and head, tail and tail, head and tail,
+or tail and head.
 """
 
 import numpy as np

@@ -1,11 +1,12 @@
 """A model of missing edges that knows no entity or relation, so that it carries over to any graph.
 
-In the manner of ULTRA (Galkin et al., 2310.04562), small: a network over the graph of relations,
-in which the asked one is marked, gives each relation a vector; a network over the entities, in which
-the source is marked, walks all edges with these vectors and scores every entity as the tail (NBFNet,
-Zhu et al., 2106.06935). As ULTRA's, neither depends on how entities and relations are numbered. Other
-than ULTRA, sums over edges keep their size (weighted by degrees, and compressed by asinh instead of
-normalised), as the number of paths between two entities is what tells most on regular graphs.
+In the manner of ULTRA (Galkin et al., 2310.04562), small: a network over the graph of relations, in
+which the asked one is marked, gives each relation a vector; a network over the entities, in which
+the source is marked, walks all edges with these vectors and scores every entity as the tail
+(NBFNet, Zhu et al., 2106.06935). As ULTRA's, neither depends on how entities and relations are
+numbered. Other than ULTRA, sums over edges keep their size (weighted by degrees, and compressed by
+asinh instead of normalised), as the number of paths between two entities is what tells most on
+regular graphs.
 """
 
 import equinox as eqx

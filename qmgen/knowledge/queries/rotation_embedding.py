@@ -1,9 +1,9 @@
 """Embeddings of one graph's entities, in which relations rotate: a model of its missing edges.
 
 Entities are complex vectors and relations phases, as in RotatE, but the score is a dot product, Re
-sum of h exp(i theta) conj(t), and training the softmax over all tails. It knows the entities that it
-was trained on and no others (it is transductive); `relation_invariant` has a model that carries over
-to other graphs.
+sum of h exp(i theta) conj(t), and training the softmax over all tails. It knows the entities that
+it was trained on and no others (it is transductive); `relation_invariant` has a model that carries
+over to other graphs.
 """
 
 from functools import partial

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from qmgen.errors import InputError
-from qmgen.knowledge.queries.logical_query import And, Anchor, Bound, Hop, Query
+from qmgen.knowledge.queries.logical_query import Anchor, And, Bound, Hop, Query
 from qmgen.knowledge.questions.wording import Vocabulary
 
 _DEEPEST = 50
@@ -42,7 +42,7 @@ class _Reader:
         return InputError(
             f"expected {expected} but found {rest[:40]!r} in the question {self.text!r}; "
             "it must be worded like 'What is the <relation> of \"<name>\"?' or 'What has the "
-            f"<relation> \"<name>\"?', with relations {self.known(self.vocabulary.relations)}"
+            f'<relation> "<name>"?\', with relations {self.known(self.vocabulary.relations)}'
         )
 
     @staticmethod

@@ -1,18 +1,19 @@
 """The seven shapes of questions of SynthKGQA (Cattaneo et al., 2511.04473).
 
-A shape is named by its branches, as the number of hops from each seed to where branches meet: (2)(1)
-is a seed two hops and another one hop from the answer, and ((1)(1)) two seeds one hop from an
-entity that the answer is a hop from.
+A shape is named by its branches, as the number of hops from each seed to where branches meet:
+(2)(1) is a seed two hops and another one hop from the answer, and ((1)(1)) two seeds one hop from
+an entity that the answer is a hop from.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
 
 from qmgen.errors import InputError
-from qmgen.knowledge.queries.logical_query import And, Anchor, Hop, Query
+from qmgen.knowledge.queries.logical_query import Anchor, And, Hop, Query
 from qmgen.knowledge.sparql import Triple
 
 
@@ -185,10 +186,11 @@ def has_shape(
         nx.set_node_attributes(shape, colours, "colour")
         return shape
 
-    edges: list[tuple[object, object]] = [(("after", i), ("after", i + 1)) for i in range(template.after)]
+    last = [("after", i) for i in range(template.after + 1)]
+    edges: list[tuple[object, object]] = [*pairwise(last)]
     for branch, hops in enumerate(template.branches):
         path = [*((branch, hop) for hop in range(hops)), ("after", 0)]
-        edges += zip(path, path[1:], strict=False)
+        edges += pairwise(path)
     starts: set = {(branch, 0) for branch in range(len(template.branches))}
     expected = coloured(edges, starts, ("after", template.after))
     found = coloured([(head, tail) for head, _, tail in triples], set(seeds), answer)

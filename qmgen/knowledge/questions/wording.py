@@ -17,7 +17,7 @@ from typing import Protocol
 
 from qmgen.errors import InputError
 from qmgen.knowledge.graph import KnowledgeGraph
-from qmgen.knowledge.queries.logical_query import And, Anchor, Bound, Hop, Query
+from qmgen.knowledge.queries.logical_query import Anchor, And, Bound, Query
 
 
 class Wording(Protocol):
@@ -98,6 +98,4 @@ def _distinct(names: tuple[str, ...], nouns: Mapping[str, str]) -> dict[str, str
     plain = {name: " ".join(name.replace("_", " ").lower().split()) for name in names}
     short = {name: nouns.get(name, plain[name].removeprefix("has ")) for name in names}
     chosen = list(short.values())
-    return {
-        name: short[name] if chosen.count(short[name]) == 1 else plain[name] for name in names
-    }
+    return {name: short[name] if chosen.count(short[name]) == 1 else plain[name] for name in names}
