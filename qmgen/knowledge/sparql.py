@@ -125,6 +125,7 @@ class GraphStore:
         if not edges:
             return frozenset()
         found = self._query(f"CONSTRUCT {{ {edges} }} WHERE {{ {pattern} }}")
+        assert isinstance(found, pyoxigraph.QueryTriples)
         return frozenset(
             (
                 self._entity_numbers[str(_value(t.subject))],
@@ -134,7 +135,9 @@ class GraphStore:
             for t in found
         )
 
-    def _query(self, text: str) -> "pyoxigraph.QuerySolutions | pyoxigraph.QueryTriples":
+    def _query(
+        self, text: str
+    ) -> pyoxigraph.QuerySolutions | pyoxigraph.QueryTriples | pyoxigraph.QueryBoolean:
         try:
             return self.store.query(text, prefixes=PREFIXES)
         except (SyntaxError, ValueError) as error:
@@ -146,7 +149,7 @@ def _edge(pattern: str) -> bool:
     return f"<{PREFIXES['relation']}" in pattern
 
 
-def _quads(graph: KnowledgeGraph) -> Iterable["pyoxigraph.Quad"]:
+def _quads(graph: KnowledgeGraph) -> Iterable[pyoxigraph.Quad]:
     entities = [pyoxigraph.NamedNode(iri("entity", name)) for name in graph.entities]
     relations = [pyoxigraph.NamedNode(iri("relation", name)) for name in graph.relations]
     types = [pyoxigraph.NamedNode(iri("type", name)) for name in graph.types]

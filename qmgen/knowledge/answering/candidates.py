@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 # Predictions below this are not offered where a rule judges.
 LEAST_PROBABILITY = 0.5
@@ -19,7 +19,8 @@ class Candidate:
     probability
         Its membership in the set of answers, 1 for certain.
     stored
-        Whether edges that the graph has prove it; else it is predicted.
+        Whether edges that the graph has prove it, with the likeliest entity for each mention; else
+        it is predicted.
     """
 
     entity: int
@@ -28,6 +29,7 @@ class Candidate:
     stored: bool
 
 
+@runtime_checkable
 class Arbiter(Protocol):
     """What chooses the answers among candidates, best first."""
 

@@ -6,12 +6,11 @@ model.
 Case counts, as it tells `c1ccccc1` (benzene) from `C1CCCCC1` (cyclohexane).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from qmgen.errors import InputError, MissingExtraError
 from qmgen.knowledge.graph import KnowledgeGraph
@@ -51,53 +50,71 @@ class Link:
 
 @dataclass(frozen=True)
 class EntityLinker:
-    """Finds entities by name.
+    """Finds entities by name, or by what follows the colon in names such as `ring:c1ccccc1`.
 
     Attributes
     ----------
     graph
         The graph.
-    numbers
-        Entity of each name.
-    vectoriser, vectors
-        What makes vectors of texts, and those of the entities, of length 1, as rows.
+    named
+        Entities by name and by label, which is what follows the colon.
+    vectoriser
+        Makes vectors of texts.
+    vectors
+        Those of names, and those of labels, of length 1, as rows.
     sigma
         Distance at which an entity's weight has fallen to exp(-1/2) of an exact one's.
     """
 
     graph: KnowledgeGraph
-    numbers: dict[str, int]
+    named: tuple[dict[str, list[int]], dict[str, list[int]]]
     vectoriser: Any
-    vectors: Any
+    vectors: tuple[Any, Any]
     sigma: float = SIGMA
 
     @classmethod
     def of(cls, graph: KnowledgeGraph, sigma: float = SIGMA) -> "EntityLinker":
-        """Learn the names of a graph's entities."""
-        vectoriser = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), lowercase=False)
-        vectors = vectoriser.fit_transform(graph.entities)
-        numbers = {name: i for i, name in enumerate(graph.entities)}
-        return cls(graph, numbers, vectoriser, vectors, sigma)
+        """Learn the names of a graph's entities.
+
+        Raises
+        ------
+        InputError
+            If the graph has no entity.
+        """
+        if not graph.entities:
+            raise InputError("the graph has no entities, so there is nothing to ask about")
+        labels = tuple(name.partition(":")[2] or name for name in graph.entities)
+        vectoriser = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), lowercase=False).fit(
+            graph.entities + labels
+        )
+        vectors = tuple(vectoriser.transform(texts) for texts in (graph.entities, labels))
+        return cls(graph, (_places(graph.entities), _places(labels)), vectoriser, vectors, sigma)
 
     def similarities(self, mention: str) -> Float[np.ndarray, " entities"]:
-        """Cosine between a mention and the name of each entity."""
+        """Cosine between a mention and the name or label of each entity, whichever is larger."""
         vector = self.vectoriser.transform([mention])
-        return np.asarray((self.vectors @ vector.T).toarray()).ravel()
+        both = [(known @ vector.T).toarray().ravel() for known in self.vectors]
+        for cosines, places in zip(both, self.named, strict=True):
+            # N-grams forget some of the order.
+            cosines[cosines > 1 - 1e-9] = 1 - 1e-9
+            cosines[places.get(mention, [])] = 1.0
+        return np.maximum(*both)
 
     def membership(self, mention: str) -> Membership:
-        """Weight of each entity, 1 for the likeliest; an exact name is that entity alone.
+        """Weight of each entity, 1 for the likeliest; those of the exact name or label alone.
 
         Raises
         ------
         InputError
             If no entity's name is similar.
         """
-        if mention in self.numbers:
-            exact = np.zeros(len(self.graph.entities))
-            exact[self.numbers[mention]] = 1.0
-            return exact
+        for places in self.named:
+            if mention in places:
+                exact = np.zeros(len(self.graph.entities))
+                exact[places[mention]] = 1.0
+                return exact
         similarities = self.similarities(mention)
-        best = similarities.max(initial=0.0)
+        best = similarities.max()
         if best < LEAST_SIMILARITY:
             raise InputError(
                 f"no entity's name is like {mention!r}; the graph has, for example, "
@@ -107,27 +124,26 @@ class EntityLinker:
         weights = np.exp((similarities - best) / self.sigma**2)
         return np.where(similarities >= LEAST_SIMILARITY, weights, 0.0)
 
-    def link(self, mention: str) -> Link:
-        """The likeliest entity of a mention; the first of several alike.
+    def link(self, mention: str, suited: Bool[np.ndarray, " entities"]) -> Link:
+        """The likeliest entity of a mention, the first of several alike.
+
+        Parameters
+        ----------
+        mention
+            Text.
+        suited
+            Entities that could be meant by what is asked about them; others are taken only if the
+            mention is like none of these.
 
         Raises
         ------
         InputError
             If no entity's name is similar.
         """
-        entity = int(self.membership(mention).argmax())
-        exact = self.graph.entities[entity] == mention
-        return Link(mention, entity, 1.0 if exact else float(self.similarities(mention)[entity]))
-
-    def links(self, mentions: Iterable[str]) -> dict[str, Link]:
-        """The likeliest entity of each mention.
-
-        Raises
-        ------
-        InputError
-            If no entity's name is similar to one of them.
-        """
-        return {mention: self.link(mention) for mention in mentions}
+        weights = self.membership(mention)
+        among = np.where(suited, weights, 0.0)
+        entity = int((among if among.any() else weights).argmax())
+        return Link(mention, entity, float(self.similarities(mention)[entity]))
 
     def leaves(self) -> Leaves:
         """Leaves of queries as fuzzy sets of the entities that they may mean.
@@ -139,3 +155,10 @@ class EntityLinker:
             return bounded(self.graph, of) if isinstance(of, Bound) else self.membership(of.name)
 
         return leaf
+
+
+def _places(texts: tuple[str, ...]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(text, []).append(place)
+    return places

@@ -5,7 +5,7 @@ is checked, and it is asked again with the error, a few times, before that error
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from qmgen.errors import InputError
 from qmgen.knowledge.answering.candidates import Arbiter, Candidate
@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 ATTEMPTS = 3
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """What completes a text."""
 

@@ -1,9 +1,9 @@
 """From a question to an answer with its proof.
 
-UltRAG (Georgiev et al., 2603.28773): the question becomes a logical query, its mentions fuzzy sets of
-entities, the query is executed, and the 50 likeliest entities go to an arbiter. Here the query is
-executed on stored edges first, and a model's guesses are added only if one is given, always marked
-as predicted.
+UltRAG (Georgiev et al., 2603.28773): the question becomes a logical query, its mentions fuzzy sets
+of entities, the query is executed, and the 50 likeliest entities go to an arbiter. Here the query
+is executed on stored edges first, with the likeliest entity of each mention, and a model's guesses
+are added only if one is given, always marked as predicted.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from qmgen.knowledge.answering.entity_linking import EntityLinker, Link
 from qmgen.knowledge.answering.personalised_pagerank import NODES, around, restrict
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.queries.fuzzy_execution import FuzzyExecutor, TailModel
-from qmgen.knowledge.queries.logical_query import Anchor, And, Hop, Query, anchors_of, print_query
-from qmgen.knowledge.queries.symbolic_execution import SymbolicExecutor, answers
+from qmgen.knowledge.queries.logical_query import Anchor, And, Hop, Query, leaves_of, print_query
+from qmgen.knowledge.queries.symbolic_execution import SymbolicExecutor, answers, number_of
 from qmgen.knowledge.questions.reading import read_question
 from qmgen.knowledge.questions.wording import Vocabulary
 from qmgen.knowledge.sparql import GraphStore
@@ -61,7 +61,7 @@ class Answer:
         if stored:
             lines.append(f"in the graph: {', '.join(stored)}")
         if guessed:
-            lines.append(f"predicted, not in the graph: {', '.join(guessed)}")
+            lines.append(f"predicted, not certain: {', '.join(guessed)}")
         return "\n".join(lines) or "no answer in this graph, which may lack it"
 
 
@@ -105,33 +105,45 @@ def ask(
     else:
         query = read(question)
     linker = EntityLinker.of(graph)
-    links = linker.links(anchors_of(query))
-    exact = _resolved(query, links, graph)
-    stored = answers(SymbolicExecutor.of(graph), exact)
+    edges = SymbolicExecutor.of(graph)
+    links: list[Link] = []
+    exact = _linked(query, linker, edges, np.ones(len(graph.entities), bool), links)
+    stored = answers(edges, exact)
     membership = np.zeros(len(graph.entities))
     if model is not None:
         leaves = linker.leaves()
-        start = sum((leaves(Anchor(m)) for m in links), np.zeros(len(graph.entities)))
-        kept = around(graph, start if start.any() else start + 1.0, nodes)
+        start = sum((leaves(leaf) for leaf in leaves_of(query)), np.zeros(len(graph.entities)))
+        kept = around(graph, start, nodes)
         part = restrict(graph, kept)
         executor = FuzzyExecutor(SymbolicExecutor.of(part), model(part))
         membership[kept] = executor(query, lambda leaf: leaves(leaf)[kept])
     membership[sorted(stored)] = 1.0
     found = _candidates(graph, membership, stored, candidates)
     chosen = judge(question, found)
-    return Answer(
-        question, exact, tuple(links.values()), chosen, found, _proof(graph, exact, chosen)
-    )
+    return Answer(question, exact, tuple(links), chosen, found, _proof(graph, exact, chosen))
 
 
-def _resolved(query: Query, links: dict[str, Link], graph: KnowledgeGraph) -> Query:
-    """A query with the likeliest entity's name in place of each mention."""
+def _linked(
+    query: Query,
+    linker: EntityLinker,
+    edges: SymbolicExecutor,
+    suited: np.ndarray,
+    links: list[Link],
+) -> Query:
+    """A query with the likeliest entity's name in place of each mention, which `links` gets.
+
+    An entity is suited if it has an edge of the relation that follows it.
+    """
     if isinstance(query, Hop):
-        return Hop(_resolved(query.start, links, graph), query.relation, query.inverse)
+        relation = number_of(query.relation, linker.graph.relations, "relation")
+        has_edge = edges.matrices[relation].sum(axis=0 if query.inverse else 1) > 0
+        start = _linked(query.start, linker, edges, has_edge, links)
+        return Hop(start, query.relation, query.inverse)
     if isinstance(query, And):
-        return And(tuple(_resolved(part, links, graph) for part in query.parts))
+        return And(tuple(_linked(part, linker, edges, suited, links) for part in query.parts))
     if isinstance(query, Anchor):
-        return Anchor(graph.entities[links[query.name].entity])
+        links.append(linker.link(query.name, suited))
+        return Anchor(linker.graph.entities[links[-1].entity])
     return query
 
 

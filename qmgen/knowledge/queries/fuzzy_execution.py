@@ -5,7 +5,7 @@ probability elsewhere, and an intersection takes the product.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from qmgen.knowledge.queries.symbolic_execution import (
 SOURCES = 32
 
 
+@runtime_checkable
 class TailModel(Protocol):
     """What a model of missing edges has to give."""
 

@@ -198,6 +198,18 @@ class InvariantTails:
         return np.concatenate(found)
 
 
+def trained_on_itself(graph: KnowledgeGraph, seed: int) -> InvariantTails:
+    """A model of a graph's missing edges that has learnt from its other edges only.
+
+    Raises
+    ------
+    InputError
+        If the graph has no edges.
+    """
+    network, _ = train_invariant([graph], jax.random.key(seed))
+    return InvariantTails.of(network, graph)
+
+
 @eqx.filter_jit
 def _probabilities(
     network: RelationInvariantNetwork,

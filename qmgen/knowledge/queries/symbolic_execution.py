@@ -7,7 +7,7 @@ into an entity, and an intersection the product, so that sets of zeros and ones 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +23,7 @@ Membership = Float[np.ndarray, " entities"]
 Leaves = Callable[[Leaf], Membership]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """What gives the membership of each entity in the answer of a query."""
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Proposal:
     triples: tuple[Triple, ...]
 
 
+@runtime_checkable
 class Proposer(Protocol):
     """What proposes a question of a template from a part of a graph, or None."""
 

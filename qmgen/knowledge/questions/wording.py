@@ -13,13 +13,14 @@ where <which> is a name in double quotes or `what <clause>`. `reading` reads it 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from qmgen.errors import InputError
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.queries.logical_query import Anchor, And, Bound, Query
 
 
+@runtime_checkable
 class Wording(Protocol):
     """What puts a query into words, such as `Vocabulary.ask` or a language model."""
 
@@ -28,8 +29,15 @@ class Wording(Protocol):
         ...
 
 
-# Where the name of a relation is no noun.
-NOUNS = {"similar_to": "look-alike"}
+# Where a name of `molecular_graph` is no noun.
+NOUNS = {
+    "similar_to": "look-alike",
+    "energy_hartree": "energy in Hartree",
+    "homo_ev": "HOMO in eV",
+    "lumo_ev": "LUMO in eV",
+    "gap_ev": "gap in eV",
+    "dipole_debye": "dipole in Debye",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Vocabulary:
     Attributes
     ----------
     relations, quantities
-        Noun by name, in lower case and each at most once.
+        Noun by name, each at most once.
     """
 
     relations: Mapping[str, str]
