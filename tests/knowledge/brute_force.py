@@ -3,7 +3,7 @@
 import numpy as np
 
 from qmgen.knowledge.graph import KnowledgeGraph
-from qmgen.knowledge.queries.logical_query import And, Anchor, Bound, Hop, Query
+from qmgen.knowledge.queries.logical_query import Anchor, And, Bound, Hop, Query
 
 
 def solve(graph: KnowledgeGraph, query: Query) -> set[int]:

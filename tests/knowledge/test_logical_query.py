@@ -2,8 +2,8 @@ import pytest
 
 from qmgen.errors import InputError
 from qmgen.knowledge.queries.logical_query import (
-    And,
     Anchor,
+    And,
     Bound,
     Hop,
     Query,

@@ -97,10 +97,11 @@ def train_invariant(
     InputError
         If there is no graph, or one without edges.
     """
+    packed = pack(graphs)
     start, training = jax.random.split(key)
     network = RelationInvariantNetwork(width, key=start)
-    size = max(len(graph.entities) for graph in graphs) if graphs else 0
-    return _train(network, pack(graphs), training, size, steps, batch, rate, most_hidden)
+    size = max(len(graph.entities) for graph in graphs)
+    return _train(network, packed, training, size, steps, batch, rate, most_hidden)
 
 
 @eqx.filter_jit

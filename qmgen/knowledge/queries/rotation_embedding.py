@@ -86,7 +86,7 @@ def train_rotation(
     return _train(start, jnp.asarray(edges), batch_key, steps, batch, rate)
 
 
-@partial(jax.jit, static_argnames=("steps", "batch"))
+@partial(jax.jit, static_argnames=("steps", "batch", "rate"))
 def _train(
     model: RotationEmbedding,
     edges: Int[Array, "edges 3"],

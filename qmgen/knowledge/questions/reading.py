@@ -104,7 +104,7 @@ class _Reader:
         quoted = self.take(r'"((?:[^"\\]|\\.)*)"')
         if quoted:
             return re.sub(r"\\(.)", r"\1", quoted[1])
-        bare = self.take(r"""([^\s"](?:(?!\s+and\b)[^"])*?)(?=\s+and\b|\s*\?\s*$|\s*$)""")
+        bare = self.take(r"""([^\s"?](?:(?!\s+and\b)[^"])*?)(?=\s+and\b|\s*\?\s*$|\s*$)""")
         if not bare:
             raise self.error("a name")
         return bare[1].strip("'")
