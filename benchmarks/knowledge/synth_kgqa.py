@@ -1,7 +1,7 @@
 """Cattaneo et al., 2511.04473: questions on the graph of 300 molecules of QM9, and two retrievers.
 
-Every query's answers by SPARQL are compared with a join of tables by pandas; retrievers are the truth
-and shortest paths. Prints a table, draws it, and can write the questions. Run as
+Every query's answers by SPARQL are compared with a join of tables by pandas; retrievers are the
+truth and shortest paths. Prints a table, draws it, and can write the questions. Run as
 `make benchmark-knowledge`.
 """
 
@@ -105,9 +105,9 @@ def main() -> None:
 
     neighbours = Neighbours.of(graph)
     print()
-    print(
-        "| template | answers | redundant seeds | retriever | triple recall | precision | F1 | answer recall |"
-    )
+    columns = ("template", "answers", "redundant seeds", "retriever")
+    measures = ("triple recall", "precision", "F1", "answer recall")
+    print(f"| {' | '.join((*columns, *measures))} |")
     print("| --- " * 8 + "|")
     recalls = {}
     for template in TEMPLATES:

@@ -115,7 +115,7 @@ def test_neither_numbers_nor_padding_change_the_network(
     random_graph: Callable[..., KnowledgeGraph],
 ) -> None:
     graph = random_graph(3, draws=30, entities=10)
-    network = RelationInvariantNetwork(8, key=jax.random.key(0))
+    network = RelationInvariantNetwork(8, 2, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     entity, relation = rng.permutation(10), rng.permutation(3)
     heads, relations, tails = graph.triples.T

@@ -2,8 +2,7 @@
 
 UltRAG, 2603.28773: weights proportional to exp(-d^2 / (2 sigma^2)), where d is the distance between
 two texts' vectors, here of the TF-IDF of characters' n-grams, which needs neither network nor
-model.
-Case counts, as it tells `c1ccccc1` (benzene) from `C1CCCCC1` (cyclohexane).
+model. Case counts, as it tells `c1ccccc1` (benzene) from `C1CCCCC1` (cyclohexane).
 """
 
 from dataclasses import dataclass
