@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # other on a busy machine take ten times as long, and tests stay repeatable.
 ONE_THREAD := OMP_NUM_THREADS=1 NPROC=1 XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 
-.PHONY: benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
+.PHONY: benchmark-knowledge benchmark-efficiency benchmark-few-bits benchmark-accelerator benchmark-layout notebooks benchmark-million benchmark-loaders benchmark-loss benchmark-dft-loss demo test test-slow lint format setup schemas benchmark benchmark-large benchmark-run benchmark-workers benchmark-fine-tuning scaling-law accuracy clean benchmark-quantisation benchmark-label-codec
 
 setup: $(VENV)/.installed
 
@@ -136,6 +136,11 @@ benchmark-efficiency: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/unit_scaling.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/umup.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/scalify.py
+
+# Knowledge graphs: questions with answers, and answers where edges are missing; minutes each.
+benchmark-knowledge: setup
+	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/synth_kgqa.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/ultrag.py
 
 # SchNet trained in each number format on the store of the demo; ten minutes after that.
 benchmark-few-bits: demo
