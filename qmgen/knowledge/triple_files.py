@@ -1,6 +1,7 @@
 """Graphs in files: tab-separated triples, N-Triples and Parquet."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -231,7 +232,7 @@ def _write_ntriples(graph: KnowledgeGraph, path: Path) -> None:
     kind = [ox.NamedNode(iri("type", name)) for name in graph.types]
     a, comment = ox.NamedNode(_TYPE), ox.NamedNode(_COMMENT)
 
-    def statements():
+    def statements() -> Iterator[ox.Triple]:
         about = ox.NamedNode(NAMESPACE + "graph")
         yield from (ox.Triple(about, comment, ox.Literal(note)) for note in graph.notes)
         for node, place in zip(entity, graph.type_of.tolist(), strict=True):
