@@ -96,8 +96,8 @@ def ask(
     question: Annotated[
         str,
         typer.Argument(
-            help="Such as 'What has the group \"amide\" and has a gap in eV above 6?' or 'What is the "
-            'scaffold of what has the element "N"?\''
+            help="Such as 'What has the group \"amide\" and has a gap in eV above 6?' or "
+            "'What is the scaffold of what has the element \"N\"?'"
         ),
     ],
     predict: Annotated[
