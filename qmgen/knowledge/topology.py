@@ -173,8 +173,7 @@ def compositions(
     through.eliminate_zeros()
     found += _masked_square(adjacency, through, places)
     result = np.zeros(heads.size, dtype=np.int64)
-    keys = rows * entities + columns
-    result[proper] = found[np.searchsorted(keys, ends[0] * entities + ends[1])]
+    result[proper] = _counts_of(rows * entities + columns, found, ends[0] * entities + ends[1])
     return result
 
 
@@ -212,8 +211,8 @@ def _entries(product: sparse.csr_array, wanted: sparse.csr_array) -> Int64[np.nd
 
 def _occurrences(keys: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """How often each key is there."""
-    distinct, number = np.unique(keys, return_counts=True)
-    return _counts_of(distinct, number, keys)
+    _, inverse, number = np.unique(keys, return_inverse=True, return_counts=True)
+    return number[inverse]
 
 
 def _counts_of(
@@ -222,6 +221,11 @@ def _counts_of(
     """Counts of the keys that are asked for, 0 for others; keys ascend."""
     if not keys.size:
         return np.zeros(asked.size, dtype=np.int64)
-    places = np.searchsorted(keys, asked)
+    # Keys that are asked for in their order are found several times faster.
+    order = np.argsort(asked)
+    ordered = asked[order]
+    places = np.searchsorted(keys, ordered)
     places[places == keys.size] = 0
-    return np.where(keys[places] == asked, counts[places], 0).astype(np.int64)
+    result = np.empty(asked.size, dtype=np.int64)
+    result[order] = np.where(keys[places] == ordered, counts[places], 0)
+    return result
