@@ -143,7 +143,7 @@ def main() -> None:
     axes.bar([t.name for t in TEMPLATES], [recalls["shortest paths", t.name] for t in TEMPLATES])
     axes.axhline(1.0, color="k", lw=0.8, ls="--", label="truth")
     axes.set(ylabel="recall of true triples", title="shortest paths from seeds to answers")
-    axes.legend()
+    axes.legend(loc="lower left")
     figure.savefig(arguments.figures / "synth_kgqa.png", dpi=120)
 
 
