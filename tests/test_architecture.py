@@ -60,6 +60,8 @@ CONFINED = {
     "pyarrow": {"dataset", "knowledge"},
     "pyoxigraph": {"knowledge"},
     "pykeen": {"knowledge"},
+    "sklearn": {"knowledge"},
+    "networkx": {"knowledge"},
     "typer": {"cli"},
     "jinja2": {"inspection"},
     "markupsafe": {"inspection"},

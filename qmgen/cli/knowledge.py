@@ -52,3 +52,75 @@ def build(
         f"{output}: {len(graph.entities):,} entities, {len(graph.relations)} relations, "
         f"{len(graph.triples):,} edges, {len(graph.quantities)} quantities"
     )
+
+
+GraphPath = Annotated[
+    Path,
+    typer.Argument(help="A graph of `qmgen knowledge build`, or any in .nt, .parquet or .tsv."),
+]
+
+
+@knowledge.command()
+def questions(
+    graph: GraphPath,
+    output: Annotated[Path, typer.Argument(help="File to make, with a question a line, as JSON.")],
+    per_template: Annotated[int, typer.Option(min=1, help="Questions of each template.")] = 10,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="(1), (2), (3), (1)(1), (2)(1), (1)(1)(1) or ((1)(1)) [default: all]."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
+) -> None:
+    """Make questions with all their answers and the edges that prove them."""
+    import numpy as np
+
+    from qmgen.dataset.output import check_output, written_beside
+    from qmgen.knowledge.questions.question_files import write_questions
+    from qmgen.knowledge.questions.synth_kgqa import make_questions
+    from qmgen.knowledge.questions.templates import TEMPLATES, template_of
+    from qmgen.knowledge.sparql import GraphStore
+    from qmgen.knowledge.triple_files import read_graph
+
+    check_output(output, ".jsonl")
+    templates = tuple(map(template_of, template)) if template else TEMPLATES
+    store = GraphStore.of(read_graph(graph))
+    found = make_questions(store, np.random.default_rng(seed), per_template, templates=templates)
+    with written_beside(output) as temporary:
+        count = write_questions(temporary, found, store.graph)
+    say(f"{output}: {count} questions")
+
+
+@knowledge.command()
+def ask(
+    graph: GraphPath,
+    question: Annotated[
+        str,
+        typer.Argument(
+            help="Such as 'What has the group \"amide\" and has a gap in eV above 6?' or "
+            "'What is the scaffold of what has the element \"N\"?'"
+        ),
+    ],
+    predict: Annotated[
+        bool,
+        typer.Option(
+            "--predict",
+            help="Also guess at edges that the graph lacks, with a network trained on its other "
+            "edges (minutes); guesses are marked.",
+        ),
+    ] = False,
+    nodes: Annotated[
+        int, typer.Option(min=2, help="Entities around those asked about to guess among.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the network.")] = 0,
+) -> None:
+    """Answer a question, and show what it was understood as and which edges prove the answer."""
+    from functools import partial
+
+    from qmgen.knowledge.answering.ultrag import ask as answer_to
+    from qmgen.knowledge.answering.ultrag import explain
+    from qmgen.knowledge.queries.invariant_training import trained_on_itself
+    from qmgen.knowledge.triple_files import read_graph
+
+    read = read_graph(graph)
+    model = partial(trained_on_itself, seed=seed) if predict else None
+    say(explain(answer_to(read, question, model=model, nodes=nodes), read))

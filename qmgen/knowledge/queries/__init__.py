@@ -1,0 +1,1 @@
+"""Logical queries over a knowledge graph and what executes them: exactly, or by prediction."""
