@@ -1,5 +1,6 @@
 """Inputs of tests, and runs of the command as its users start them."""
 
+import json
 import os
 import resource
 import signal
