@@ -300,7 +300,7 @@ def training_loop(
 
     @jax.jit
     def run(embeddings: Embeddings, state: optax.OptState, draws: Draws) -> tuple:
-        (embeddings, state), losses = jax.lax.scan(step, (embeddings, state), draws)
-        return embeddings, state, losses
+        done, losses = jax.lax.scan(step, (embeddings, state), draws)
+        return *done, losses
 
     return lambda embeddings, state, draws: run(embeddings, state, jax.device_put(draws, by_step))
