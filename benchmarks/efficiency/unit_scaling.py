@@ -77,7 +77,7 @@ def cases(width: int) -> dict[str, tuple[Callable[..., jax.Array], list[np.ndarr
             [x, normal(width, width)],
         ),
         "embedding": (lambda t: unit.embedding(tokens, t), [normal(256, width)]),
-        "dropout": (lambda x: unit.dropout(x, 0.1, jax.random.key(0)), [x]),
+        "dropout": (lambda x: unit.dropout(x, 0.1, jax.random.key(1)), [x]),
         "cross-entropy": (lambda z: unit.cross_entropy(z, labels), [0.1 * x]),
         "mean squared error": (unit.mean_squared_error, [x, gate]),
     }
@@ -112,7 +112,7 @@ def operations(widths: tuple[int, ...]) -> None:
 
 
 def networks(widths: tuple[int, ...]) -> None:
-    """Three blocks of linear, GELU, linear, and the mean squared error of 128 targets."""
+    """Three blocks of linear, GELU, linear; normal gradients of 128 outputs, or those of a mean."""
     rows = []
     for width in widths:
         sizes = [(width, 4 * width), (4 * width, width)] * 3
@@ -132,17 +132,19 @@ def networks(widths: tuple[int, ...]) -> None:
             return x
 
         plain = jax.tree.map(lambda w: w * w.shape[1] ** -0.5, layers)
-        for name, network, weights, loss in (
-            ("unit-scaled", scaled, layers, unit.mean_squared_error),
-            ("standard", standard, plain, lambda y, t: jnp.mean((y - t) ** 2)),
+        x, by_outputs = normal(128, width), normal(128, width, seed=1)
+        for name, network, weights, factor in (
+            ("unit-scaled", scaled, layers, 1.0),
+            ("standard", standard, plain, 1 / x.size),
         ):
 
             @eqx.filter_jit
-            def run(weights, x, targets, network=network, loss=loss):
-                gradients = eqx.filter_grad(lambda w: loss(network(w, x), targets))(weights)
-                return network(weights, x).std(), [g.std() for g in jax.tree.leaves(gradients)]
+            def run(weights, x, by_outputs, network=network):
+                output, pullback = eqx.filter_vjp(lambda w: network(w, x), weights)
+                (gradients,) = pullback(by_outputs)
+                return output.std(), [g.std() for g in jax.tree.leaves(gradients)]
 
-            output, gradients = run(weights, normal(128, width), normal(128, width, seed=1))
+            output, gradients = run(weights, x, factor * by_outputs)
             least, most = float(min(gradients)), float(max(gradients))
             rows.append([str(width), name, f"{output:.2f}", f"{least:.2g} to {most:.2g}"])
     table(["width", "network", "std of the output", "std of weight gradients"], rows)

@@ -300,6 +300,7 @@ def training_loop(
 
     @jax.jit
     def run(embeddings: Embeddings, state: optax.OptState, draws: Draws) -> tuple:
+        losses: Array
         done, losses = jax.lax.scan(step, (embeddings, state), draws)
         return *done, losses
 
