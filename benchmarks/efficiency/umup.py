@@ -38,7 +38,10 @@ from qmgen.efficiency.unit_scaling import cross_entropy
 BASE = 32
 HEADS, WIDTH, BATCH, LENGTH = 2, 32, 8, 33
 # Exponents of learning rates, 2^k.
-RATES = {"standard": range(-12, -5), "muP": range(-11, -5), "u-muP": range(-7, 1)}
+RATES = {
+    "width": {"standard": range(-12, -5), "muP": range(-11, -5), "u-muP": range(-7, 1)},
+    "depth": {"standard": range(-10, -5), "u-muP": range(-3, 3)},
+}
 # Size, parametrisation, and the loss at each learning rate.
 Sweep = dict[str, dict[int, np.ndarray]]
 # Loss, parameters, and optimiser by learning rate.
@@ -98,18 +101,18 @@ def transformer(kind: str, depth: int, seed: int) -> Problem:
 
 def sweep(
     problem: Callable[[str, int, int], Problem],
-    kinds: tuple[str, ...],
+    what: str,
     sizes: list[int],
     batches: Sequence[Any],
 ) -> Sweep:
     """Mean of the last losses over seeds, each with initial weights and batches of its own."""
     results: Sweep = {}
-    for kind in kinds:
+    for kind, exponents in RATES[what].items():
         for size in sizes:
             of_seeds = []
             for seed, seen in enumerate(batches):
                 run = losses(*problem(kind, size, seed), seen)
-                of_seeds.append([final(run(2.0**k)[0]) for k in RATES[kind]])
+                of_seeds.append([final(run(2.0**k)[0]) for k in exponents])
             results.setdefault(kind, {})[size] = np.mean(of_seeds, axis=0)
     return results
 
@@ -118,7 +121,7 @@ def report(results: Sweep, what: str) -> None:
     """Best rate and loss at each size, and the loss with the rate that is best at the smallest."""
     rows = []
     for kind, by_size in results.items():
-        exponents = list(RATES[kind])
+        exponents = list(RATES[what][kind])
         best = [int(np.argmin(found)) for found in by_size.values()]
         shift = 2 ** (max(best) - min(best))
         rows.append([kind, "best rate", *(f"2^{exponents[i]}" for i in best), f"{shift}x"])
@@ -149,7 +152,7 @@ def draw(by_width: Sweep, by_depth: Sweep, figure: Path) -> None:
     _, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.2))
     for axis, (what, kind, by_size) in zip(axes, panels, strict=True):
         for size, found in by_size.items():
-            axis.plot(list(RATES[kind]), found, ".-", label=f"{what} {size}")
+            axis.plot(list(RATES[what][kind]), found, ".-", label=f"{what} {size}")
         lowest = min(found.min() for found in by_size.values())
         start = np.log(CLASSES if what == "width" else VOCABULARY)
         axis.set_ylim(lowest - 0.05 * (start - lowest), start)
@@ -175,13 +178,13 @@ def main() -> None:
     examples = [
         jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, 64, seed)) for seed in seeds
     ]
-    by_width = sweep(network, ("standard", "muP", "u-muP"), arguments.widths, examples)
+    by_width = sweep(network, "width", arguments.widths, examples)
     report(by_width, "width")
     verdict(by_width)
     # One source, of which each seed sees other sequences.
     data = source(arguments.steps * arguments.seeds, BATCH, LENGTH)
     tokens = np.split(data.tokens, arguments.seeds)
-    by_depth = sweep(transformer, ("standard", "u-muP"), arguments.depths, tokens)
+    by_depth = sweep(transformer, "depth", arguments.depths, tokens)
     report(by_depth, "depth")
     print(f"Entropy of the source: {data.entropy:.3f}")
     draw(by_width, by_depth, arguments.figure)
