@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from eight_bit_formats import table
+from schnet_with_scales import in_scaled_half, scalified_grad, unit_scaled, unit_scaled_factors
 
 from qmgen.dataset import Dataset, batch_loader, open_dataset
 from qmgen.efficiency.element import BFLOAT16, FLOAT16
@@ -35,9 +36,17 @@ from qmgen.efficiency.fp4_training import (
     FP4Recipe,
 )
 from qmgen.efficiency.fp8_linear import FP8_AMAX, quantise_linears, with_keys
-from qmgen.efficiency.loss_scaling import BackoffLossScale, ConstantLossScale, LossScale
+from qmgen.efficiency.loss_scaling import (
+    BackoffLossScale,
+    ConstantLossScale,
+    LossScale,
+    ScaledStep,
+    value_and_scaled_grad,
+)
 from qmgen.efficiency.quantised_matmul import MatmulFormats
+from qmgen.efficiency.scalify.fp8 import fp8_matmul
 from qmgen.efficiency.tensor_statistics import layer_tensors, range_shares
+from qmgen.efficiency.unit_scaled_layers import Linear
 from qmgen.errors import QmgenError
 from qmgen.training import Scaling, TrainConfig, fit_standardisation, select_rows
 from qmgen.training.jax_schnet import SchNet, build_schnet
@@ -86,12 +95,18 @@ class Variant:
         Of what is multiplied, to see what they have no room for; None where that isn't asked.
     prepare
         Makes of the untrained network the one to train, such as one of other layers.
+    factors
+        Of the optimiser's steps, for each array of the network.
+    differentiate
+        In the place of `value_and_scaled_grad`.
     """
 
     in_use: Callable[[SchNet, jax.Array], SchNet] = as_it_is
     formats: MatmulFormats | None = None
     loss_scale: LossScale = field(default_factory=ConstantLossScale)
     prepare: Callable[[SchNet], SchNet] = unchanged
+    factors: Callable[[SchNet], SchNet] | None = None
+    differentiate: Callable[..., ScaledStep] = value_and_scaled_grad
 
 
 def of_formats(formats: MatmulFormats) -> Variant:
@@ -107,13 +122,27 @@ def of_half(dtype: jnp.dtype, loss_scale: LossScale) -> Variant:
     return Variant(partial(in_half, dtype), MatmulFormats(element, element, element), loss_scale)
 
 
+def by_scales(product: Callable[..., jax.Array]) -> Variant:
+    return Variant(partial(in_scaled_half, product), differentiate=scalified_grad)
+
+
+FP8_BARE = MatmulFormats(FP8_E4M3, FP8_E4M3, FP8_E5M2)
 # Another line is another way.
 VARIANTS = {
     "float32": Variant(),
     "bfloat16": of_half(jnp.bfloat16, ConstantLossScale()),
     "float16": of_half(jnp.float16, ConstantLossScale()),
     "float16, loss scaling": of_half(jnp.float16, BackoffLossScale(patience=100)),
-    "FP8, bare casts": of_formats(MatmulFormats(FP8_E4M3, FP8_E4M3, FP8_E5M2)),
+    "float16, scalified": by_scales(jnp.matmul),
+    "FP8, bare casts": of_formats(FP8_BARE),
+    # Gradients of the mean over batch and atoms become of order 1.
+    "FP8, bare casts, unit-scaled": Variant(
+        formats=FP8_BARE,
+        loss_scale=ConstantLossScale(2.0**8),
+        prepare=partial(unit_scaled, FP8_BARE),
+        factors=unit_scaled_factors,
+    ),
+    "FP8, bare casts, float16 scalified": by_scales(fp8_matmul),
     "FP8-AMAX": of_formats(FP8_AMAX),
     "MXFP4": of_recipe(MXFP4_RECIPE),
     "NVFP4": of_recipe(NVFP4_RECIPE),
@@ -159,12 +188,17 @@ def run(variant: Variant, task: Task) -> tuple[Trained, float, float]:
     """The training, mean absolute test error in the target's unit, processor seconds a step."""
     schedule = optax.cosine_decay_schedule(task.rate, len(task.training))
     optimiser = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
+    model = variant.prepare(task.model)
+    if variant.factors is not None:
+        factors = eqx.filter(variant.factors(model), lambda v: isinstance(v, float))
+        larger = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, factors, updates))
+        optimiser = optax.chain(optimiser, larger)
     # XLA's own generator compiles faster.
     key = jax.random.key(1, impl="rbg")
     began = time.process_time()
     trained = train_network(
-        variant.prepare(task.model), task.training, optimiser, variant.loss_scale, key,
-        variant.in_use,
+        model, task.training, optimiser, variant.loss_scale, key, variant.in_use,
+        variant.differentiate,
     )  # fmt: skip
     took = (time.process_time() - began) / len(task.training)
     used = variant.in_use(trained.model, jax.random.key(2, impl="rbg"))
@@ -175,10 +209,12 @@ def run(variant: Variant, task: Task) -> tuple[Trained, float, float]:
 def shares(variant: Variant, trained: Trained, task: Task) -> list[list[float]]:
     """Parts that become 0, then parts too large; each of weights, activations, gradients.
 
+    NaN where there are no formats, and so nothing that is looked at.
+
     The tensors are those of the trained float32 weights, before any cast or rotation.
     """
     if variant.formats is None:
-        return [[0.0] * 3, [0.0] * 3]
+        return [[np.nan] * 3, [np.nan] * 3]
     scale, molecules = trained.loss_scale, jax.tree.map(jnp.asarray, task.training[-1])
     tensors = layer_tensors(
         lambda layers: (
@@ -186,6 +222,7 @@ def shares(variant: Variant, trained: Trained, task: Task) -> list[list[float]]:
             * absolute_loss(eqx.tree_at(lambda m: m.interactions, trained.model, layers), molecules)
         ),
         trained.model.interactions,
+        (Linear,),
     )
     found = [range_shares(getattr(tensors, kind), getattr(variant.formats, kind)) for kind in KINDS]
     return [[s.underflow for s in found], [s.overflow for s in found]]
@@ -210,7 +247,7 @@ def draw(names: list[str], errors: list[float], lost: list[list[list[float]]], u
 
 
 def percent(values: list[float]) -> str:
-    return " / ".join(f"{100 * value:.1f}" for value in values)
+    return "" if np.isnan(values).all() else " / ".join(f"{100 * v:.1f}" for v in values)
 
 
 def compare(arguments: argparse.Namespace) -> None:

@@ -144,11 +144,13 @@ def cast_linears(model: PyTree, weights: Format, activations: Format | None = No
     return replace_linears(model, cast)
 
 
-def replace_linears(model: PyTree, replacement: Callable[[Any], eqx.Module]) -> PyTree:
-    """Put something in the place of each linear layer of a model, plain or quantised."""
+def replace_linears(
+    model: PyTree, replacement: Callable[[Any], eqx.Module], also: tuple[type, ...] = ()
+) -> PyTree:
+    """Put something in the place of each linear layer of a model, plain, quantised or of `also`."""
 
     def is_linear(node: object) -> bool:
-        return isinstance(node, QuantisedLinear) or (
+        return isinstance(node, (QuantisedLinear, *also)) or (
             isinstance(node, eqx.nn.Linear)
             and "scalar" not in (node.in_features, node.out_features)
         )

@@ -63,18 +63,22 @@ class _Tapped(eqx.Module):
         return self.calls.output(self.layer.weight, x, apply_linear(self.layer, x))
 
 
-def layer_tensors(loss: Callable[[PyTree], Float[Array, ""]], model: PyTree) -> LayerTensors:
+def layer_tensors(
+    loss: Callable[[PyTree], Float[Array, ""]], model: PyTree, also: tuple[type, ...] = ()
+) -> LayerTensors:
     """Weights, inputs and gradients of outputs of a model's linear layers in one step.
 
     Parameters
     ----------
     loss
         Function of the model, not jitted by itself; layers are called as `apply_linear` does.
+    also
+        Types of other layers that count as linear and have a `weight`.
     """
 
     def run(taps: list[Array] | None) -> tuple[Array, _Calls]:
         calls = _Calls(taps)
-        return loss(replace_linears(model, lambda layer: _Tapped(layer, calls))), calls
+        return loss(replace_linears(model, lambda layer: _Tapped(layer, calls), also)), calls
 
     def tapped(taps: list[Array]) -> tuple[Array, tuple[list[Array], list[Array]]]:
         value, calls = run(taps)

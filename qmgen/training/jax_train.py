@@ -15,7 +15,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Float32, Float64, Key, PyTree, UInt8
 
 from qmgen.dataset import BatchLoader, PaddedBatch, padded_batches
-from qmgen.efficiency.loss_scaling import LossScale, keep_if, value_and_scaled_grad
+from qmgen.efficiency.loss_scaling import (
+    LossScale,
+    ScaledStep,
+    keep_if,
+    value_and_scaled_grad,
+)
 from qmgen.errors import InputError
 from qmgen.training.standardise import Scaling
 from qmgen.training.targets import SCALARS, TARGETS, Target
@@ -112,6 +117,7 @@ def train_network(
     loss_scale: LossScale,
     key: Key[Array, ""],
     in_use: Callable[[PyTree, Key[Array, ""]], Any] = lambda model, key: model,
+    differentiate: Callable[..., ScaledStep] = value_and_scaled_grad,
 ) -> Trained:
     """Train a network on batches, one step each.
 
@@ -124,6 +130,8 @@ def train_network(
     in_use
         Makes of the model what the step calls, such as one in fewer bits; differentiated. The key
         is another one in each step.
+    differentiate
+        In the place of `value_and_scaled_grad`, whose arguments it takes.
     """
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
 
@@ -132,7 +140,7 @@ def train_network(
 
     @jax.jit
     def step(parameters: PyTree, state: Any, scaling: Any, molecules: Molecules, key: Any) -> Any:
-        done = value_and_scaled_grad(loss, loss_scale, scaling, parameters, molecules, key)
+        done = differentiate(loss, loss_scale, scaling, parameters, molecules, key)
         updates, new_state = optimiser.update(done.gradients, state, parameters)
         new = optax.apply_updates(parameters, updates)
         kept = keep_if(done.finite, (new, new_state), (parameters, state))
