@@ -67,7 +67,13 @@ def images(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32))
 
 
-@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        pytest.param(name, count, marks=[] if name in ("B0", "B4") else [pytest.mark.slow])
+        for name, count in PARAMETERS.items()
+    ],
+)
 def test_published_parameter_counts(name: str, parameters: int) -> None:
     assert size(shapes(name, ORIGINAL)) == parameters
 
@@ -155,7 +161,9 @@ def reference(block: MBConv, x: jax.Array, stride: int) -> torch.Tensor:
     return given + y if block.residual else y
 
 
-@pytest.mark.parametrize(("stride", "outputs"), [(1, 8), (2, 12)])
+@pytest.mark.parametrize(
+    ("stride", "outputs"), [(1, 8), pytest.param(2, 12, marks=pytest.mark.slow)]
+)
 def test_original_block_is_that_of_torch(stride: int, outputs: int) -> None:
     stage = Stage(3, stride, outputs, 1)
     # Gains and biases are other than at first, so that each matters.

@@ -40,9 +40,7 @@ def test_groups_do_not_see_each_other() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(
-    ("shape", "kernel"), [((9,), (7,)), ((6, 7), (3, 3)), ((8, 8), (5, 5))], ids=str
-)
+@pytest.mark.parametrize(("shape", "kernel"), [((9,), (7,)), ((6, 7), (3, 3))], ids=str)
 @pytest.mark.parametrize("groups", [1, 4, 8])
 def test_convolution_is_that_of_torch(
     shape: tuple[int, ...], kernel: tuple[int, ...], groups: int, stride: int

@@ -69,13 +69,17 @@ def test_group_norm_collapses_less_and_proxy_norm_does_not() -> None:
     assert float(network("group", True)(X)[1].channel_fraction.max()) < 0.05
 
 
+@pytest.mark.slow
 def test_instance_norm_leaves_nothing_of_instances() -> None:
     _, split = network("instance", False)(X)
     assert float(split.instance_fraction.max()) < 1e-4
     assert float(split.channel_fraction.max()) < 1e-6
 
 
-@pytest.mark.parametrize(("norm", "proxy"), [("layer", True), ("batch", False)])
+@pytest.mark.parametrize(
+    ("norm", "proxy"),
+    [("layer", True), pytest.param("batch", False, marks=pytest.mark.slow)],
+)
 def test_proxy_norm_is_independent_of_the_batch_and_batch_norm_is_not(
     norm: str, proxy: bool
 ) -> None:

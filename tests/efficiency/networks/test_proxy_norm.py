@@ -123,7 +123,9 @@ def test_moments_are_differentiated_through() -> None:
         return proxy_normalised(jnp.tanh, *arrays, nodes=Nodes("gauss_hermite", 8))
 
     # Finite differences in float32.
-    check_grads(function, (y, GAIN, BIAS, SHIFT, SCALE), order=1, atol=1e-2, rtol=1e-2)
+    check_grads(
+        function, (y, GAIN, BIAS, SHIFT, SCALE), order=1, modes=["rev"], atol=1e-2, rtol=1e-2
+    )
 
 
 def test_weight_decay_of_proxies_only() -> None:
