@@ -292,7 +292,9 @@ def training_loop(
     weights = jax.device_put(blocks.weights, NamedSharding(mesh, P(_AXIS)))
     by_step = NamedSharding(mesh, P(None, _AXIS))
 
-    def step(carry: tuple[Embeddings, optax.OptState], draws: Draws) -> tuple:
+    def step(
+        carry: tuple[Embeddings, optax.OptState], draws: Draws
+    ) -> tuple[tuple[Embeddings, optax.OptState], Array]:
         embeddings, state = carry
         value, gradient = jax.value_and_grad(loss)(embeddings, draws, weights)
         updates, state = optimiser.update(gradient, state, embeddings)
@@ -300,8 +302,7 @@ def training_loop(
 
     @jax.jit
     def run(embeddings: Embeddings, state: optax.OptState, draws: Draws) -> tuple:
-        losses: Array
-        done, losses = jax.lax.scan(step, (embeddings, state), draws)
-        return *done, losses
+        carry, losses = jax.lax.scan(step, (embeddings, state), draws)
+        return (*carry, losses)
 
     return lambda embeddings, state, draws: run(embeddings, state, jax.device_put(draws, by_step))
