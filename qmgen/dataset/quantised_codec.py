@@ -7,6 +7,7 @@ entry point ``qmgen.uniform_grid``: plain Zarr reads such arrays where qmgen and
 """
 
 import asyncio
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,8 @@ class UniformGridCodec(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(data)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        values = await asyncio.to_thread(decode_chunk, chunk_bytes.to_bytes(), self.step)
+        size = math.prod(chunk_spec.shape)
+        values = await asyncio.to_thread(decode_chunk, chunk_bytes.to_bytes(), self.step, size)
         array = values.astype(chunk_spec.dtype.to_native_dtype()).reshape(chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(array)
 
@@ -97,6 +99,8 @@ class UniformGridCodec(ArrayBytesCodec):
 def encode_chunk(values: Float[np.ndarray, "..."], step: float) -> bytes:
     """Code a chunk; what isn't finite, if anything is, comes in a second part.
 
+    Zarr fills the last chunk of an array up with one number, whose repetitions are left out.
+
     Raises
     ------
     InputError
@@ -104,6 +108,7 @@ def encode_chunk(values: Float[np.ndarray, "..."], step: float) -> bytes:
     MissingExtraError
         The package constriction is missing.
     """
+    values = _without_repeated_end(values.ravel())
     finite = np.isfinite(values)
     points = np.rint(np.where(finite, values, 0.0).astype(np.float64) / step)
     if points.size and np.abs(points).max() > _LARGEST:
@@ -119,8 +124,16 @@ def encode_chunk(values: Float[np.ndarray, "..."], step: float) -> bytes:
     return _FIRST.pack(len(first)) + first + kinds
 
 
-def decode_chunk(data: bytes, step: float) -> Float[np.ndarray, " n"]:
-    """Undo `encode_chunk`, as float64 in one axis.
+def _without_repeated_end(flat: Float[np.ndarray, " n"]) -> Float[np.ndarray, " kept"]:
+    if not flat.size:
+        return flat
+    last = flat[-1]
+    others = np.flatnonzero(~np.isnan(flat) if np.isnan(last) else flat != last)
+    return flat[: (others[-1] if len(others) else -1) + 2]
+
+
+def decode_chunk(data: bytes, step: float, size: int) -> Float[np.ndarray, " size"]:
+    """Undo `encode_chunk` of so many numbers, as float64 in one axis.
 
     Raises
     ------
@@ -138,4 +151,7 @@ def decode_chunk(data: bytes, step: float) -> Float[np.ndarray, " n"]:
         if kind.shape != values.shape or not ((kind >= 0) & (kind < len(_NOT_FINITE))).all():
             raise InputError("a chunk is damaged; copy the store again")
         values = np.where(kind == 0, values, _NOT_FINITE[kind])
-    return values
+    repeated = size - len(values)
+    if repeated < 0 or (repeated and not len(values)):
+        raise InputError("a chunk is damaged; copy the store again")
+    return np.append(values, np.full(repeated, values[-1])) if repeated else values

@@ -88,7 +88,7 @@ def test_parts_and_growth(tmp_path: Path) -> None:
 @settings(max_examples=80, deadline=None)
 def test_every_number_is_within_the_bound(values: np.ndarray, bound: float) -> None:
     step = rounding_step(bound)
-    back = decode_chunk(encode_chunk(values, step), step).reshape(values.shape)
+    back = decode_chunk(encode_chunk(values, step), step, values.size).reshape(values.shape)
     np.testing.assert_array_equal(back, rounded(values, bound))
 
 
@@ -131,4 +131,18 @@ def test_bad_steps_numbers_and_bytes() -> None:
     data = encode_chunk(np.array([1.0, np.nan]), 0.5)
     for bad in (b"", data[:12], data[:-4]):
         with pytest.raises(InputError, match=r"damaged|cut off"):
-            decode_chunk(bad, 0.5)
+            decode_chunk(bad, 0.5, 100)
+
+
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_what_fills_a_chunk_up_takes_nothing(fill: float) -> None:
+    values = positions(400).ravel() - 200.0
+    filled = np.append(values, np.full(200_000, fill))
+    coded = encode_chunk(filled, rounding_step(BOUND))
+    # One more number far away from the others, and for NaN the kinds.
+    assert len(coded) < len(encode_chunk(values, rounding_step(BOUND))) + 700
+    np.testing.assert_array_equal(
+        decode_chunk(coded, rounding_step(BOUND), len(filled)), rounded(filled, BOUND)
+    )
+    with pytest.raises(InputError, match="damaged"):
+        decode_chunk(coded, rounding_step(BOUND), 10)
