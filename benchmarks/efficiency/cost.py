@@ -6,20 +6,26 @@ against those of float32. Run as `make benchmark-efficiency`.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from eight_bit_formats import table
 
-from qmgen.efficiency import formats
+from qmgen.efficiency import formats, unit_scaling
+from qmgen.efficiency import unit_scaled_nonlinear as nonlinear
+from qmgen.efficiency.fp4_training import MXFP4_BEST, NVFP4_RECIPE
 from qmgen.efficiency.fp8_linear import FP8_AMAX
+from qmgen.efficiency.hadamard import random_signs, rotate
 from qmgen.efficiency.mxnorm import mxnorm
 from qmgen.efficiency.quantise import fake_quantise
 from qmgen.efficiency.quantised_matmul import MatmulFormats, quantised_matmul
+from qmgen.efficiency.stable_spam import stable_spam
 
 
-def milliseconds(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
+def milliseconds(function: Callable[..., Any], *arguments: Any) -> float:
     """Least processor time of ten calls after one that compiles."""
     compiled = jax.jit(function)
     jax.block_until_ready(compiled(*arguments))
@@ -65,16 +71,46 @@ def main() -> None:
     a, b = x[:512], x[:, :512]
 
     def step(f: MatmulFormats) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-        return jax.grad(lambda a, b: jnp.sum(quantised_matmul(a, b, f) ** 2), (0, 1))
+        return jax.grad(lambda a, b: jnp.sum(quantised_matmul(a, b, f, key) ** 2), (0, 1))
 
     mx = MatmulFormats(formats.MXFP4, formats.MXFP4, formats.MXFP4)
+    products = {
+        "float32": milliseconds(step(MatmulFormats()), a, b),
+        "FP8-AMAX": milliseconds(step(FP8_AMAX), a, b),
+        "MXFP4": milliseconds(step(mx), a, b),
+    }
+    for name, recipe in (("MXFP4, rotated, stochastic", MXFP4_BEST), ("NVFP4", NVFP4_RECIPE)):
+        products[name] = milliseconds(step(recipe.formats()), a, b)
+    compare("a product of 512 x 1024 x 512 and its gradients", products)
+
+    def gradients(function: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
+        return jax.grad(lambda *v: jnp.sum(function(*v) ** 2), (0, 1))
+
     compare(
-        "a product of 512 x 1024 x 512 and its gradients",
+        "a linear layer of 1024 x 1024 x 512, GELU, and its gradients",
         {
-            "float32": milliseconds(step(MatmulFormats()), a, b),
-            "FP8-AMAX": milliseconds(step(FP8_AMAX), a, b),
-            "MXFP4": milliseconds(step(mx), a, b),
+            "standard": milliseconds(gradients(lambda v, w: jax.nn.gelu(v @ w)), x, b),
+            "unit-scaled": milliseconds(
+                gradients(lambda v, w: nonlinear.gelu(unit_scaling.linear(v, w.T))), x, b
+            ),
         },
+    )
+    signs = random_signs(key, 16)
+    compare(
+        "2^20 numbers",
+        {
+            "copied": milliseconds(lambda v: v * 1.5, x),
+            "rotated in blocks of 16": milliseconds(lambda v: rotate(v, signs), x),
+        },
+    )
+
+    def update(optimiser: optax.GradientTransformation) -> float:
+        state = optimiser.init(x)
+        return milliseconds(lambda g, s, p: optimiser.update(g, s, p)[0], x, state, x)
+
+    compare(
+        "an optimiser's step of 2^20 weights",
+        {"Adam": update(optax.adam(1e-3)), "StableSPAM": update(stable_spam(1e-3))},
     )
 
 

@@ -227,9 +227,9 @@ def draw(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--random", type=int, default=24, help="recipes drawn of all combinations")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--random", type=int, default=12, help="recipes drawn of all combinations")
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "fp4_design_space.png")
     arguments = parser.parse_args()
