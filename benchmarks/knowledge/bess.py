@@ -167,9 +167,9 @@ def timed(
 
 
 def beside_pykeen(
-    names: list[str], seeds: int, steps: int, batch: int, negatives: int
+    names: list[str], seeds: int, steps: int, batch: int, negatives: int, shared: int
 ) -> Iterator[list[str]]:
-    """Rows of a table, as they are computed."""
+    """Rows of a table, as they are computed: PyKEEN's negatives are each triple's own."""
     import torch
     from pykeen.datasets import get_dataset
     from pykeen_peers import peer
@@ -184,7 +184,7 @@ def beside_pykeen(
         scorers = []
         for name in MODELS:
             theirs, their_rates = [], []
-            trained, rates = timed(split, name, steps, batch, negatives, seeds)
+            trained, rates = timed(split, name, steps, batch, shared, seeds)
             for seed in range(seeds):
                 mrr, rate = peer(
                     dataset,
@@ -295,7 +295,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--negatives", type=int, default=32)
+    parser.add_argument("--negatives", type=int, default=32, help="of each triple in PyKEEN")
+    parser.add_argument("--shared-negatives", type=int, default=32, help="of a batch here")
     parser.add_argument("--forced", action="store_true", help=argparse.SUPPRESS)
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "bess.png")
@@ -316,6 +317,7 @@ def main() -> None:
             arguments.steps,
             arguments.batch,
             arguments.negatives,
+            arguments.shared_negatives,
         )
         table(
             [
