@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from bess import objective, table, width
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.graph import UNTYPED, KnowledgeGraph, distinct_triples
@@ -107,7 +108,9 @@ def on_public_graphs(
         for name in ("TransE", "RotatE", "DistMult", "ComplEx"):
             ranks = trained_ranks(split, objective(name, n), steps, 256, 32, 0.01)
             correlations = accuracy_correlations(ranks.tail, topology, edges)
-            numbers = [f"{correlations[what]:+.2f}" for what in SHOWN]
+            # A number that all edges share is correlated with nothing.
+            shown = [correlations[what] for what in SHOWN]
+            numbers = ["" if np.isnan(value) else f"{value:+.2f}" for value in shown]
             rows.append([dataset, name, f"{np.mean(1 / ranks.tail):.3f}", *numbers])
             degrees = topology.relation_in_degree[edges]
             found.setdefault(dataset, {})[name] = degrees, 1 / ranks.tail
@@ -185,6 +188,8 @@ def draw(
             x = [degrees[g].mean() for g in groups]
             axis.plot(x, [reciprocal[g].mean() for g in groups], ".-", label=name)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(title)
         axis.set_xlabel("in-degree of tail within relation")
         axis.legend(fontsize=7)
