@@ -1,4 +1,4 @@
-"""u-muP: a parametrisation whose best learning rate stays the same for any width and depth.
+"""u-muP: a parametrisation whose best learning rate is meant to stay as width and depth change.
 
 Blake et al., 2407.17465. Weights start standard normal and operations have unit scale
 (`unit_scaling`), so what is left of muP is in the learning rates: under Adam eta width^-1/2 for

@@ -193,8 +193,8 @@ def test_the_best_learning_rate_carries_over() -> None:
     losses = [final_losses(width, exponents, 200) for width in (32, 64, 256)]
     best = [int(np.argmin(found)) for found in losses]
     assert all(0 < place < len(exponents) - 1 for place in best)
-    # Of 8 times the width the rate moves by 4 at most (in standard parametrisation by 8 to 16), and
-    # taking it along from the narrowest costs little.
+    # Of 8 times the width the rate moves by 4 at most, which is what is reached and not the paper's
+    # claim; taking it along from the narrowest costs little.
     assert max(best) - min(best) <= 2
     for found in losses:
         assert found[best[0]] < 1.08 * found.min()
