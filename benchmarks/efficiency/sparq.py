@@ -1,12 +1,14 @@
 """Ribar et al., 2312.04985: errors of SparQ attention, and the loss of a decoder of SMILES with it.
 
 On random keys SparQ is compared with itself without reallocation and with a random choice of
-tokens. A decoder is then trained on rows of many SMILES, and decodes others with SparQ and with a
+tokens, and a step of it is timed against dense attention. A decoder is then trained on rows of many SMILES, and decodes others with SparQ and with a
 window of the latest tokens. Prints tables and draws loss against numbers moved. Run as
 `make benchmark-architectures`.
 """
 
 import argparse
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +97,47 @@ def synthetic() -> None:
     print(f"At most half of that without reallocation, a fifth of random tokens': {said}\n")
 
 
+def milliseconds(function: Callable[..., jax.Array], *inputs: object) -> float:
+    """Median by the clock of 20 calls behind one that compiles."""
+    jax.block_until_ready(function(*inputs))
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*inputs))
+        seconds.append(time.perf_counter() - start)
+    return 1000 * float(np.median(seconds))
+
+
+def speed(lengths: list[int], batch: int, heads: int, size: int = 128) -> None:
+    """Milliseconds of a step of attention for full caches."""
+    dense, sparse = jax.jit(dense_attention), jax.jit(sparq_attention, static_argnums=2)
+    rows = []
+    for length in lengths:
+        keys = jax.random.split(jax.random.key(0), 3)
+        query = jax.random.normal(keys[0], (batch, heads, size))
+        cache = jax.jit(
+            lambda k, v, n=length: append(
+                empty_cache(batch, heads, n, size),
+                jax.random.normal(k, (batch, heads, n, size)),
+                jax.random.normal(v, (batch, heads, n, size)),
+            )
+        )(*keys[1:])
+        whole = milliseconds(dense, query, cache)
+        row = [str(length), f"{whole:.2f}"]
+        for compression in (4, 8):
+            sparq = sparq_for(compression, size, length)
+            less = dense_elements(length, size) / sparq_elements(length, size, sparq)
+            part = milliseconds(sparse, query, cache, sparq)
+            row += [f"{less:.1f}", f"{part:.2f}", f"{whole / part:.2f}"]
+        rows.append(row)
+    device = jax.devices()[0].device_kind
+    print(f"{batch} x {heads} heads of {size}, float32, on {device}; milliseconds of a step")
+    at = [
+        f"{what} at {c}" for c in (4, 8) for what in ("times less moved", "SparQ", "times faster")
+    ]
+    table(["tokens", "dense", *at], rows)
+
+
 def trained_decoder(
     rows: np.ndarray, vocabulary: int, steps: int, rate: float
 ) -> tuple[Decoder, np.ndarray]:
@@ -149,10 +192,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--rows", type=int, default=32, help="rows to decode")
+    parser.add_argument("--cache-lengths", type=int, nargs="*", default=[1024, 4096, 16384])
+    parser.add_argument(
+        "--cache-heads", type=int, nargs=2, default=[1, 8], help="batch and heads of these"
+    )
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "sparq.png")
     arguments = parser.parse_args()
     synthetic()
+    speed(arguments.cache_lengths, *arguments.cache_heads)
     train, held_out, vocabulary = strings_and_vocabulary(arguments.store)
     rows = vocabulary.packed(train, LENGTH)
     validation = jnp.asarray(vocabulary.packed(held_out, LENGTH)[: arguments.rows])

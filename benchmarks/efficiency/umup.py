@@ -36,10 +36,11 @@ from qmgen.efficiency.unit_scaling import cross_entropy
 
 # muP is the standard parametrisation at this width.
 BASE = 32
+# Of the transformer.
 HEADS, WIDTH, BATCH, LENGTH = 2, 32, 8, 33
 # Exponents of learning rates, 2^k.
 RATES = {
-    "width": {"standard": range(-12, -5), "muP": range(-11, -5), "u-muP": range(-7, 1)},
+    "width": {"standard": range(-12, -6), "muP": range(-11, -5), "u-muP": range(-6, 0)},
     "depth": {"standard": range(-10, -5), "u-muP": range(-3, 3)},
 }
 # Size, parametrisation, and the loss at each learning rate.
@@ -169,6 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 128, 256, 512])
+    parser.add_argument("--batch", type=int, default=256, help="of the sweep over widths")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 8])
     figures = Path(__file__).parents[1] / "figures"
@@ -176,7 +178,8 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
     examples = [
-        jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, 64, seed)) for seed in seeds
+        jax.tree.map(jnp.asarray, teacher_batches(arguments.steps, arguments.batch, seed))
+        for seed in seeds
     ]
     by_width = sweep(network, "width", arguments.widths, examples)
     report(by_width, "width")
