@@ -5,7 +5,8 @@
 Prints weights and multiply-accumulates of B0 to B7 in both variants. Then small networks of the
 efficient variant learn scikit-learn's digits, and the gap of a dataset's molecules from their
 structural formulas: at all pixels, and at half of them with a fine-tuning of the top layers at all,
-whose learning rate is the best of three on examples of neither training nor test. Run as `make benchmark-architectures`.
+whose learning rate is the best of three on examples of neither training nor test. Run as
+`make benchmark-architectures`.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Ribar et al., 2312.04985: errors of SparQ attention, and the loss of a decoder of SMILES with it.
 
 On random keys SparQ is compared with itself without reallocation and with a random choice of
-tokens, and a step of it is timed against dense attention. A decoder is then trained on rows of many SMILES, and decodes others with SparQ and with a
-window of the latest tokens. Prints tables and draws loss against numbers moved. Run as
-`make benchmark-architectures`.
+tokens, and a step of it is timed against dense attention. A decoder is then trained on rows of many
+SMILES, and decodes others with SparQ and with a window of the latest tokens. Prints tables and
+draws loss against numbers moved. Run as `make benchmark-architectures`.
 """
 
 import argparse

@@ -166,8 +166,8 @@ def final_losses(width: int, exponents: range, steps: int) -> np.ndarray:
     model = MLP(32, 10, width, 3, key=jax.random.key(0))
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
     roles = umup.roles(model)
-    x, y = teacher(steps * 128, 1)
-    batches = (x.reshape(steps, 128, -1), y.reshape(steps, 128))
+    x, y = teacher(steps * 256, 1)
+    batches = (x.reshape(steps, 256, -1), y.reshape(steps, 256))
 
     @jax.jit
     def run(learning_rate: jax.Array) -> jax.Array:
@@ -193,8 +193,7 @@ def test_the_best_learning_rate_carries_over() -> None:
     losses = [final_losses(width, exponents, 200) for width in (32, 64, 256)]
     best = [int(np.argmin(found)) for found in losses]
     assert all(0 < place < len(exponents) - 1 for place in best)
-    # Of 8 times the width the rate moves by 4 at most, which is what is reached and not the paper's
-    # claim; taking it along from the narrowest costs little.
-    assert max(best) - min(best) <= 2
+    # Of 8 times the width the rate moves by 2 at most, and taking it along costs little.
+    assert max(best) - min(best) <= 1
     for found in losses:
-        assert found[best[0]] < 1.08 * found.min()
+        assert found[best[0]] < 1.05 * found.min()
