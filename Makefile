@@ -28,6 +28,14 @@ demo: setup
 	$(BIN)/qmgen info demo/dataset.zarr
 	@echo "Dataset: demo/dataset.zarr   learning curve: demo/schnet/learning_curve.png"
 
+# What benchmarks take from the demo, if it was not made yet.
+demo/schnet/model.ckpt:
+	$(MAKE) demo
+
+# A part of QM9 without the molecules that `make scaling-law` labels.
+scaling/qm9.zarr: | setup
+	$(BIN)/qmgen import-qm9 $@ --limit 6000 --exclude workflows/data/scaling.smi
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -119,9 +127,7 @@ benchmark-dft-loss: setup
 
 # A part of QM9 learnt from random weights, and from those that the scaling law ends with; 18
 # trainings of two minutes and more.
-benchmark-fine-tuning: scaling-law
-	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
-		--exclude workflows/data/scaling.smi
+benchmark-fine-tuning: scaling-law scaling/qm9.zarr
 	$(ONE_THREAD) $(BIN)/python benchmarks/fine_tuning.py scaling/qm9.zarr \
 		scaling/law/size-012288/model.ckpt scaling/fine-tuning
 
@@ -144,18 +150,15 @@ benchmark-peers: setup
 	$(BIN)/pip install --quiet qwix
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/peers.py
 
-# Methods of training: a script for each paper, on digits and on the store of the demo; half an hour
-# after that.
-benchmark-methods: demo
+# Methods of training: a script for each paper, on digits and on the store of the demo; half an hour.
+benchmark-methods: demo/schnet/model.ckpt
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/dynamic_sparsity.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/local_parallelism.py --store demo/dataset.zarr
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/random_bases.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/small_batch.py --store demo/dataset.zarr
 
 # Architectures that do the same with fewer operations: a script for each paper.
-benchmark-architectures: setup
-	test -d scaling/qm9.zarr || $(BIN)/qmgen import-qm9 scaling/qm9.zarr --limit 6000 \
-		--exclude workflows/data/scaling.smi
+benchmark-architectures: setup scaling/qm9.zarr
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/proxy_norm.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/efficientnet.py scaling/qm9.zarr
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/groupbert.py scaling/qm9.zarr --pre-norm
@@ -168,17 +171,17 @@ benchmark-knowledge: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/synth_kgqa.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/ultrag.py
 
-# SchNet trained in each number format on the store of the demo; ten minutes after that.
-benchmark-few-bits: demo
+# SchNet trained in each number format on the store of the demo; ten minutes.
+benchmark-few-bits: demo/schnet/model.ckpt
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_in_few_bits.py demo/dataset.zarr
 
 # The demo's network with its weights in 2 to 8 bits.
-benchmark-quantisation: demo
+benchmark-quantisation: demo/schnet/model.ckpt
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/schnet_quantisation.py \
 		demo/schnet/model.ckpt demo/dataset.zarr
 
 # The demo's labels at two bounds: rounded against entropy-coded.
-benchmark-label-codec: demo
+benchmark-label-codec: demo/schnet/model.ckpt
 	$(ONE_THREAD) $(BIN)/python benchmarks/efficiency/label_codec.py demo/dataset.zarr
 
 # Differences from PySCF over molecules, bases and functionals.

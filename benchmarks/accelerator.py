@@ -2,8 +2,7 @@
 
 Integrals come from the engine's default, or from libcint on the host's cores. The peer is PySCF's
 RKS on one thread of the host, on the first conformers of each molecule, whose energies are
-compared; what the first call takes longer is compilation, given apart. Forces, if asked for, are
-timed by themselves and compared with PySCF's, grid response included on both sides. Run as
+compared; what the first call takes longer is compilation, given apart. Run as
 `make benchmark-accelerator` where JAX finds a GPU; without one it measures the CPU in the same way.
 """
 
@@ -19,7 +18,6 @@ from jaxtyping import Float
 from pyscf import lib
 
 from qmgen.dft import DFTConfig, label_conformers
-from qmgen.dft.forces import nuclear_forces
 from qmgen.dft.integrals import libcint_integrals
 from qmgen.dft.interop import pyscf_calculation
 from qmgen.errors import ConformerError
@@ -45,40 +43,6 @@ def timed_labels(
     return np.where(labels.converged, labels.energy, np.nan), time.perf_counter() - start
 
 
-def compare_forces(
-    chosen: list[tuple[Molecule, np.ndarray]], config: DFTConfig, batch_size: int, reference: int
-) -> None:
-    """Prints forces per second beyond the labels, compilation apart, beside PySCF's."""
-    first = seconds = theirs = 0.0
-    conformers, errors = 0, []
-    for molecule, positions in chosen:
-        numbers = molecule.atomic_numbers
-        labels = label_conformers(numbers, positions, config, batch_size=batch_size)
-        clock = [time.perf_counter()]
-        for _ in range(2):
-            forces = nuclear_forces(numbers, positions, config, labels, grid_response=True)
-            clock.append(time.perf_counter())
-        with_compilation, again = np.diff(clock)
-        first += with_compilation - again
-        seconds += again
-        conformers += len(positions)
-        lib.num_threads(1)
-        for row, conformer in enumerate(positions[:reference]):
-            calculation = pyscf_calculation(numbers, conformer, config)
-            calculation.kernel()
-            start = time.perf_counter()
-            method = calculation.nuc_grad_method()
-            method.grid_response = True
-            gradient = method.kernel()
-            theirs += time.perf_counter() - start
-            errors.append(np.abs(forces[row] + gradient).max())
-    rate, their_rate = conformers / seconds, len(chosen) * reference / theirs
-    print(
-        f"Forces: {rate:.1f} a second (first call {first:.0f} s more), PySCF on one thread "
-        f"{their_rate:.2f}, ratio {rate / their_rate:.1f}, error {max(errors):.1e} Hartree/Bohr"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, default=MOLECULES)
@@ -92,7 +56,6 @@ def main() -> None:
     parser.add_argument("--functional", default="b3lyp5")
     parser.add_argument("--basis", default="sto-3g")
     parser.add_argument("--grid-level", type=int, default=0)
-    parser.add_argument("--forces", action="store_true")
     arguments = parser.parse_args()
     (device, *_) = jax.devices()
     print(
@@ -124,7 +87,6 @@ def main() -> None:
     their_rate = len(chosen) * arguments.reference / (time.perf_counter() - start)
     print(f"PySCF, one thread: {their_rate:.2f} labels/s", flush=True)
     lib.num_threads(arguments.host_threads)
-    batch_sizes = [int(size) for size in arguments.batch_sizes.split(",")]
 
     print(
         "| integrals | precision | batch | labels/s | ratio to a PySCF core | error Ha | first s |"
@@ -133,7 +95,7 @@ def main() -> None:
     for integrals, precision, size in itertools.product(
         arguments.integrals.split(","),
         arguments.precisions.split(","),
-        batch_sizes,
+        map(int, arguments.batch_sizes.split(",")),
     ):
         of_row = config.model_copy(update={"precision": precision})
         first = seconds = 0.0
@@ -153,8 +115,6 @@ def main() -> None:
             f"| {np.max(errors):.1e} | {first:.0f} |",
             flush=True,
         )
-    if arguments.forces:
-        compare_forces(chosen, config, max(batch_sizes), arguments.reference)
 
 
 if __name__ == "__main__":
