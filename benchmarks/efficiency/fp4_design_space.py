@@ -204,7 +204,24 @@ def draw(
     figure: Path,
 ) -> None:
     _, axis = plt.subplots(figsize=(8, 5))
-    axis.scatter(*zip(*points, strict=True), s=18, color="tab:grey")
+    # Up to three times the median recipe's excess over float32, with arrows to what is above.
+    top = reference + 3 * (float(np.median([loss for _, loss in points])) - reference)
+    shown = [point for point in points if point[1] <= top]
+    axis.scatter(*zip(*shown, strict=True), s=18, color="tab:grey")
+    for operations, loss in points:
+        if loss > top:
+            axis.annotate(
+                f"{loss:.2f}",
+                (operations, top),
+                xytext=(operations, top - 0.1 * (top - reference)),
+                arrowprops={"arrowstyle": "->", "color": "tab:red"},
+                color="tab:red",
+                fontsize=8,
+                ha="center",
+            )
+    axis.set_ylim(reference - 0.05 * (top - reference), top)
+    most = max(operations for operations, _ in points)
+    axis.set_xlim(-0.05 * most, 1.05 * most)
     axis.step(
         [points[place][0] for place in front],
         [points[place][1] for place in front],

@@ -156,7 +156,8 @@ def draw(by_width: Sweep, by_depth: Sweep, figure: Path) -> None:
             axis.plot(list(RATES[what][kind]), found, ".-", label=f"{what} {size}")
         lowest = min(found.min() for found in by_size.values())
         start = np.log(CLASSES if what == "width" else VOCABULARY)
-        axis.set_ylim(lowest - 0.05 * (start - lowest), start)
+        # A quarter of what there is to learn: the minima, where they differ.
+        axis.set_ylim(lowest - 0.01 * (start - lowest), lowest + 0.25 * (start - lowest))
         axis.set_title(f"{kind}, {what}")
         axis.set_xlabel("log2 learning rate")
         axis.legend(fontsize=7)
