@@ -30,6 +30,7 @@ from qmgen.efficiency.methods.local_pipeline import (
     Stage,
     local_step,
     pipelined_gradients,
+    train_overlapping_pipeline,
     train_pipeline,
 )
 from qmgen.efficiency.methods.pipeline_schedule import ScheduleCost, StageCost
@@ -278,9 +279,9 @@ def devices_in_use(count: int, width: int, rows_at_once: int, steps: int) -> Non
         handed = forward(stage, handed)
     work = sum(cost.forward + cost.backward for cost in costs)
 
-    def local() -> Any:
+    def local(train: Callable[..., Any]) -> Any:
         batches = ((x, labels) for _ in range(steps))
-        return train_pipeline(stages, SGD, batches, cross_entropy, devices)[1]
+        return train(stages, SGD, batches, cross_entropy, devices)[1]
 
     def pipelined(parts: int) -> Any:
         split = list(zip(jnp.split(x, parts), jnp.split(labels, parts), strict=True))
@@ -289,7 +290,8 @@ def devices_in_use(count: int, width: int, rows_at_once: int, steps: int) -> Non
 
     # Compilation is no part of it, which is measured from the second time on.
     took = {
-        "local": seconds(local, 3) / steps,
+        "local": seconds(partial(local, train_pipeline), 3) / steps,
+        "local, overlapping": seconds(partial(local, train_overlapping_pipeline), 3) / steps,
         "backpropagation": seconds(partial(pipelined, 1), 4),
         f"backpropagation, {count} micro-batches": seconds(partial(pipelined, count), 4),
     }
@@ -298,10 +300,13 @@ def devices_in_use(count: int, width: int, rows_at_once: int, steps: int) -> Non
         f"backpropagation, {count} micro-batches": pipeline_schedule.backpropagation(costs, count),
         "backpropagation, stale weights": pipeline_schedule.without_waiting(costs, steps),
         "local": pipeline_schedule.local(costs, steps),
+        "local, overlapping": pipeline_schedule.local_overlapping(costs, steps),
     }
     rows = []
     for name, cost in by_schedule.items():
-        measured = f"{100 * work / (count * took[name]):.0f}" if name in took else ""
+        # Schedules of local losses are of all steps, those that are timed of backpropagation of one.
+        a_step = cost.time / (steps if name.startswith("local") else 1)
+        measured = f"{100 * cost.utilisation * a_step / took[name]:.0f}" if name in took else ""
         milliseconds = f"{1e3 * took[name]:.1f}" if name in took else ""
         rows.append([name, f"{100 * cost.utilisation:.0f}", measured, milliseconds,
                      f"{max(cost.activation_bytes) / 2**20:.1f}"])  # fmt: skip

@@ -2,9 +2,10 @@
 
 Laskin et al., 2012.03837. A device takes the activations of a minibatch from the one before, hands
 its own on as soon as they are there, and makes its step by its local loss. Nothing goes back, so
-that it never waits for later ones. What comes out is local training (`local_losses`) to the digit,
-as a device sees each minibatch with the weights that all minibatches before have given. Gradients
-of backpropagation through the same devices are here, too, for comparison.
+that it never waits for later ones; if pieces overlap, one gradient comes back from the next device,
+and from none behind that. What comes out is local training (`local_losses`) to the digit, as a
+device sees each minibatch with the weights that all minibatches before have given. Gradients of
+backpropagation through the same devices are here, too, for comparison.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -72,6 +73,38 @@ def local_step(
 
 
 @eqx.filter_jit
+def _own_gradients(
+    stage: Stage, x: PyTree, labels: PyTree, loss: Loss
+) -> tuple[Float[Array, ""], PyTree, PyTree]:
+    """A stage's loss, and its gradients by the stage and by what the stage was handed."""
+
+    def of_both(both: tuple[Stage, PyTree]) -> Array:
+        stage, x = both
+        return loss(stage.head(stage.activations(x)), labels)
+
+    value, (by_stage, by_input) = eqx.filter_value_and_grad(of_both)((stage, x))
+    return value, by_stage, by_input
+
+
+@eqx.filter_jit
+def _gradient_from(stage: Stage, x: PyTree, by_output: PyTree) -> PyTree:
+    """The gradient by a stage of a loss whose gradient by the stage's activations is known."""
+    _, pullback = eqx.filter_vjp(lambda one: one.activations(x), stage)
+    (by_stage,) = pullback(by_output)
+    return by_stage
+
+
+@eqx.filter_jit
+def _updated(
+    stage: Stage, optimiser: optax.GradientTransformation, state: Any, gradients: list[PyTree]
+) -> tuple[Stage, Any]:
+    """A step by the sum of gradients."""
+    total = jax.tree.map(lambda *parts: sum(parts), *gradients)
+    updates, state = optimiser.update(total, state, eqx.filter(stage, eqx.is_inexact_array))
+    return eqx.apply_updates(stage, updates), state
+
+
+@eqx.filter_jit
 def _activations(stage: Stage, x: PyTree) -> PyTree:
     return stage.activations(x)
 
@@ -121,13 +154,7 @@ def train_pipeline(
     InputError
         There aren't as many devices as stages.
     """
-    _check_devices(stages, devices)
-    pairs = list(zip(stages, devices, strict=True))
-    trained = [_placed(stage, device) for stage, device in pairs]
-    states = [
-        _placed(optimiser.init(eqx.filter(stage, eqx.is_inexact_array)), device)
-        for stage, device in pairs
-    ]
+    trained, states = _started(stages, optimiser, devices)
     losses: list[list[Array]] = []
     for x, labels in batches:
         of_batch = []
@@ -139,11 +166,88 @@ def train_pipeline(
             )
             of_batch.append(value)
         losses.append(of_batch)
-        if len(losses) > len(stages):
-            # So that activations don't pile up before a slow stage.
-            losses[-1 - len(stages)][-1].block_until_ready()
+        _keep_pace(losses, len(stages))
+    return trained, _as_numbers(losses, len(stages))
+
+
+def train_overlapping_pipeline(
+    stages: Sequence[Stage],
+    optimiser: optax.GradientTransformation,
+    batches: Iterable[tuple[PyTree, PyTree]],
+    loss: Loss,
+    devices: Sequence[jax.Device],
+) -> tuple[list[Stage], Float32[np.ndarray, "steps losses"]]:
+    """Train each stage by the loss behind it and by that behind the next one.
+
+    With stages of one layer these are the pieces of `local_losses.overlapping`. The first stage has
+    no loss of its own. A device makes its step when the next one has sent back the gradient of its
+    loss by the activations that it was handed.
+
+    Parameters
+    ----------
+    optimiser, batches, devices
+        As of `train_pipeline`.
+
+    Returns
+    -------
+    The trained stages, and in each step the loss of each but the first.
+
+    Raises
+    ------
+    InputError
+        There aren't as many devices as stages, or fewer than two stages.
+    """
+    if len(stages) < 2:
+        raise InputError("pieces that overlap are of two stages, so there are at least two")
+    trained, states = _started(stages, optimiser, devices)
+    losses: list[list[Array]] = []
+    for x, labels in batches:
+        handed = [jax.device_put(x, devices[0])]
+        gradients: list[list[PyTree]] = [[] for _ in stages]
+        back, values = [], []
+        for number, device in enumerate(devices[1:], 1):
+            before = _activations(trained[number - 1], handed[-1])
+            handed.append(jax.device_put(before, device))
+            known = jax.device_put(labels, device)
+            value, own, by_input = _own_gradients(trained[number], handed[-1], known, loss)
+            gradients[number].append(own)
+            back.append(jax.device_put(by_input, devices[number - 1]))
+            values.append(value)
+        for number, by_output in enumerate(back):
+            gradients[number].append(_gradient_from(trained[number], handed[number], by_output))
+        for number, of_stage in enumerate(gradients):
+            trained[number], states[number] = _updated(
+                trained[number], optimiser, states[number], of_stage
+            )
+        losses.append(values)
+        _keep_pace(losses, len(stages))
+    return trained, _as_numbers(losses, len(stages) - 1)
+
+
+def _started(
+    stages: Sequence[Stage],
+    optimiser: optax.GradientTransformation,
+    devices: Sequence[jax.Device],
+) -> tuple[list[Stage], list[Any]]:
+    """Stages and their optimisers' states, where they stay."""
+    _check_devices(stages, devices)
+    pairs = list(zip(stages, devices, strict=True))
+    states = [
+        _placed(optimiser.init(eqx.filter(stage, eqx.is_inexact_array)), device)
+        for stage, device in pairs
+    ]
+    return [_placed(stage, device) for stage, device in pairs], states
+
+
+def _keep_pace(losses: list[list[Array]], stages: int) -> None:
+    """Wait for the last stage, so that activations don't pile up before a slow one."""
+    if len(losses) > stages:
+        losses[-1 - stages][-1].block_until_ready()
+
+
+def _as_numbers(losses: list[list[Array]], each: int) -> Float32[np.ndarray, "steps losses"]:
     values = [[float(value) for value in of_batch] for of_batch in losses]
-    return trained, np.array(values, np.float32).reshape(-1, len(stages))
+    return np.array(values, np.float32).reshape(-1, each)
 
 
 def pipelined_gradients(

@@ -3,12 +3,13 @@
 A task starts when its device is free and what it needs is there; each device has its tasks in a
 fixed order. Schedules are those of backpropagation with one minibatch at a time, of micro-batches
 (GPipe, Huang et al., 1811.06965), of minibatches one after the other without waiting (PipeDream,
-Harlap et al., 1806.03377, whose weights are stale) and of local losses (Laskin et al.,
-2012.03837).
+Harlap et al., 1806.03377, whose weights are stale) and of local losses, apart or overlapping
+(Laskin et al., 2012.03837).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from qmgen.errors import InputError
 
@@ -49,13 +50,28 @@ class ScheduleCost:
     activation_bytes: tuple[float, ...]
 
 
+_Kind = Literal["forward", "first backward", "backward"]
+
+
 @dataclass(frozen=True)
 class _Task:
-    """A pass of a stage over a part of the data; backward ones free what forward ones keep."""
+    """A pass of a stage over a part of the data.
+
+    Backward ones free what forward ones keep; a first backward one has another behind it.
+    """
 
     stage: int
     part: int
-    backward: bool
+    kind: _Kind
+
+    def duration(self, costs: Sequence[StageCost]) -> float:
+        cost = costs[self.stage]
+        return cost.forward if self.kind == "forward" else cost.backward
+
+    @property
+    def kept(self) -> int:
+        """By how much it changes the number of parts whose activations are kept."""
+        return {"forward": 1, "first backward": 0, "backward": -1}[self.kind]
 
 
 _After = dict[_Task, tuple[_Task, ...]]
@@ -75,22 +91,18 @@ def _simulate(
                 waits = needs.get(task, ())
                 if any(other not in ends for other in waits):
                     break
-                cost = costs[stage].backward if task.backward else costs[stage].forward
                 start = max([free[stage], *(ends[other] for other in waits)])
-                ends[task] = free[stage] = start + cost / parts
+                ends[task] = free[stage] = start + task.duration(costs) / parts
                 done[stage] += 1
                 moved = True
         if not moved:
             raise AssertionError("each device waits for another")
-    busy = sum(
-        (costs[task.stage].backward if task.backward else costs[task.stage].forward) / parts
-        for task in ends
-    )
+    busy = sum(task.duration(costs) / parts for task in ends)
     peaks = []
     for stage, order in enumerate(orders):
         held = peak = 0
         for task in order:
-            held += -1 if task.backward else 1
+            held += task.kept
             peak = max(peak, held)
         peaks.append(peak * costs[stage].activation_bytes / parts)
     time = max(free)
@@ -102,8 +114,8 @@ def _chain(stages: int, parts: Sequence[int]) -> _After:
     needs: _After = {}
     for part in parts:
         for stage in range(1, stages):
-            needs[_Task(stage, part, False)] = (_Task(stage - 1, part, False),)
-            needs[_Task(stage - 1, part, True)] = (_Task(stage, part, True),)
+            needs[_Task(stage, part, "forward")] = (_Task(stage - 1, part, "forward"),)
+            needs[_Task(stage - 1, part, "backward")] = (_Task(stage, part, "backward"),)
     return needs
 
 
@@ -125,7 +137,8 @@ def backpropagation(costs: Sequence[StageCost], micro_batches: int = 1) -> Sched
     _check(costs, micro_batches)
     parts = range(micro_batches)
     orders = [
-        [_Task(stage, part, False) for part in parts] + [_Task(stage, part, True) for part in parts]
+        [_Task(stage, part, "forward") for part in parts]
+        + [_Task(stage, part, "backward") for part in parts]
         for stage in range(len(costs))
     ]
     return _simulate(orders, _chain(len(costs), parts), costs, micro_batches)
@@ -146,11 +159,11 @@ def without_waiting(costs: Sequence[StageCost], steps: int) -> ScheduleCost:
     orders = []
     for stage in range(len(costs)):
         ahead = min(len(costs) - stage, steps)
-        order = [_Task(stage, part, False) for part in range(ahead)]
+        order = [_Task(stage, part, "forward") for part in range(ahead)]
         for part in range(steps):
-            order.append(_Task(stage, part, True))
+            order.append(_Task(stage, part, "backward"))
             if part + ahead < steps:
-                order.append(_Task(stage, part + ahead, False))
+                order.append(_Task(stage, part + ahead, "forward"))
         orders.append(order)
     return _simulate(orders, _chain(len(costs), range(steps)), costs, 1)
 
@@ -165,12 +178,46 @@ def local(costs: Sequence[StageCost], steps: int) -> ScheduleCost:
     """
     _check(costs, steps)
     orders = [
-        [_Task(stage, step, backward) for step in range(steps) for backward in (False, True)]
+        [
+            task
+            for step in range(steps)
+            for task in (_Task(stage, step, "forward"), _Task(stage, step, "backward"))
+        ]
         for stage in range(len(costs))
     ]
-    needs: _After = {
-        _Task(stage, step, False): (_Task(stage - 1, step, False),)
-        for stage in range(1, len(costs))
+    return _simulate(orders, _forward_chain(len(costs), steps), costs, 1)
+
+
+def local_overlapping(costs: Sequence[StageCost], steps: int) -> ScheduleCost:
+    """Steps of stages each of which has its own loss and that of the next one.
+
+    Activations go on, and one gradient comes back from the next device before a stage's step. It
+    passes backward through a stage twice, and through the first and the last once.
+
+    Raises
+    ------
+    InputError
+        There are fewer than two stages, or there is no step.
+    """
+    _check(costs[1:], steps)
+    last = len(costs) - 1
+    orders: list[list[_Task]] = [[] for _ in costs]
+    needs = _forward_chain(len(costs), steps)
+    for stage, order in enumerate(orders):
+        for step in range(steps):
+            order.append(_Task(stage, step, "forward"))
+            if 0 < stage < last:
+                order.append(_Task(stage, step, "first backward"))
+            order.append(_Task(stage, step, "backward"))
+            if stage < last:
+                of_next: _Kind = "backward" if stage + 1 == last else "first backward"
+                needs[order[-1]] = (_Task(stage + 1, step, of_next),)
+    return _simulate(orders, needs, costs, 1)
+
+
+def _forward_chain(stages: int, steps: int) -> _After:
+    return {
+        _Task(stage, step, "forward"): (_Task(stage - 1, step, "forward"),)
+        for stage in range(1, stages)
         for step in range(steps)
     }
-    return _simulate(orders, needs, costs, 1)

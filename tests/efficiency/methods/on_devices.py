@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,8 +13,13 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from qmgen.efficiency.methods.local_losses import chunked, local_losses
-from qmgen.efficiency.methods.local_pipeline import Stage, pipelined_gradients, train_pipeline
+from qmgen.efficiency.methods.local_losses import chunked, local_losses, overlapping
+from qmgen.efficiency.methods.local_pipeline import (
+    Stage,
+    pipelined_gradients,
+    train_overlapping_pipeline,
+    train_pipeline,
+)
 from qmgen.efficiency.methods.random_bases import directions, random_bases
 
 WIDTH, ROWS, STEPS = 6, 8, 5
@@ -59,22 +65,38 @@ def pipelines() -> dict[str, Any]:
     places = [next(iter(stage.head.weight.devices())).id for stage in trained]
 
     # The same in one place.
-    def total(stages: list[Stage], x: jax.Array, labels: jax.Array) -> Any:
+    def apart(stages: list[Stage], x: jax.Array, labels: jax.Array) -> jax.Array:
         layers = [layer for stage in stages for layer in stage.layers]
         heads = [stage.head for stage in stages]
-        found = local_losses(layers, heads, chunked(6, 2), x, lambda p: error(p, labels))
-        return found.sum(), found
+        return local_losses(layers, heads, chunked(6, 2), x, lambda p: error(p, labels))
 
-    @jax.jit
-    def step(stages: list[Stage], state: Any, x: jax.Array, labels: jax.Array) -> Any:
-        gradients, found = jax.grad(total, has_aux=True)(stages, x, labels)
-        updates, state = optimiser.update(gradients, state, stages)
-        return optax.apply_updates(stages, updates), state, found
+    def overlaid(stages: list[Stage], x: jax.Array, labels: jax.Array) -> jax.Array:
+        layers = [stage.activations for stage in stages]
+        heads = [stage.head for stage in stages[1:]]
+        return local_losses(layers, heads, overlapping(3), x, lambda p: error(p, labels))
 
-    plain, state, expected = stages, optimiser.init(stages), []
-    for x, labels in batches:
-        plain, state, found = step(plain, state, x, labels)
-        expected.append(found)
+    def in_one_place(losses: Callable[..., jax.Array]) -> tuple[list[Stage], np.ndarray]:
+        def total(stages: list[Stage], x: jax.Array, labels: jax.Array) -> Any:
+            found = losses(stages, x, labels)
+            return found.sum(), found
+
+        @jax.jit
+        def step(stages: list[Stage], state: Any, x: jax.Array, labels: jax.Array) -> Any:
+            gradients, found = jax.grad(total, has_aux=True)(stages, x, labels)
+            updates, state = optimiser.update(gradients, state, stages)
+            return optax.apply_updates(stages, updates), state, found
+
+        plain, state, expected = stages, optimiser.init(stages), []
+        for x, labels in batches:
+            plain, state, found = step(plain, state, x, labels)
+            expected.append(found)
+        return plain, np.asarray(expected)
+
+    plain, expected = in_one_place(apart)
+    overlapped, their_losses = train_overlapping_pipeline(
+        stages, optimiser, batches, error, devices
+    )
+    plainly_overlapped, expected_overlapped = in_one_place(overlaid)
 
     def whole(stages: list[Stage]) -> jax.Array:
         def through(x: jax.Array) -> jax.Array:
@@ -89,7 +111,11 @@ def pipelines() -> dict[str, Any]:
     return {
         "places": places,
         "weights": difference(trained, plain),
-        "losses": difference(losses, np.asarray(expected)),
+        "losses": difference(losses, expected),
+        "overlapping places": [next(iter(s.head.weight.devices())).id for s in overlapped],
+        "overlapping weights": difference(overlapped, plainly_overlapped),
+        "overlapping losses": difference(their_losses, expected_overlapped),
+        "overlapping or apart": difference(overlapped, trained),
         "pipelined loss": difference(value, plain_value),
         "pipelined gradients": difference(gradients, plain_gradients),
         "gradient places": [next(iter(g.head.weight.devices())).id for g in gradients],

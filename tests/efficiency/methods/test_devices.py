@@ -11,7 +11,12 @@ import jax
 import optax
 import pytest
 
-from qmgen.efficiency.methods.local_pipeline import Stage, pipelined_gradients, train_pipeline
+from qmgen.efficiency.methods.local_pipeline import (
+    Stage,
+    pipelined_gradients,
+    train_overlapping_pipeline,
+    train_pipeline,
+)
 from qmgen.errors import InputError
 
 
@@ -37,6 +42,15 @@ def test_a_pipeline_is_local_training_on_devices_of_its_own(found: dict[str, Any
     # Rounding of float32 over five steps of Adam, in programs that are compiled apart.
     assert figures["weights"] < 1e-5
     assert figures["losses"] < 1e-5
+
+
+@pytest.mark.slow
+def test_stages_that_overlap_get_the_gradient_of_the_next_one(found: dict[str, Any]) -> None:
+    figures = found["pipelines"]
+    assert figures["overlapping places"] == [0, 1, 2]
+    assert figures["overlapping weights"] < 1e-5
+    assert figures["overlapping losses"] < 1e-5
+    assert figures["overlapping or apart"] > 1e-2
 
 
 @pytest.mark.slow
@@ -66,5 +80,7 @@ def test_missing_devices_are_named() -> None:
     stage = Stage((), lambda x: x)
     with pytest.raises(InputError, match="as many devices"):
         train_pipeline([stage, stage], optax.sgd(1.0), [], lambda p, y: p, jax.devices()[:1])
+    with pytest.raises(InputError, match="at least two"):
+        train_overlapping_pipeline([stage], optax.sgd(1.0), [], lambda p, y: p, jax.devices()[:1])
     with pytest.raises(InputError, match="micro-batch"):
         pipelined_gradients([stage], [], lambda p, y: p, jax.devices()[:1])

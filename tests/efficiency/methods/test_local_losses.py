@@ -138,6 +138,17 @@ def test_schedules_of_equal_stages(parts: int) -> None:
     assert cost.activation_bytes == (10.0,) * 4
 
 
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_stages_that_overlap_wait_for_one_neighbour(steps: int) -> None:
+    # A forward pass takes 1 and a backward pass 2. A stage in the middle hands its activations on
+    # after 1, gets the gradient of the next one's loss 3 later and needs 2 for it: 6 a step. The
+    # last but one stage, which is the last to end, gets its first activations after 2.
+    cost = pipeline_schedule.local_overlapping(EQUAL, steps)
+    assert cost.time == pytest.approx(6 * steps + 2)
+    assert cost.utilisation == pytest.approx(steps * (3 + 5 + 5 + 3) / (4 * cost.time))
+    assert cost.activation_bytes == (10.0,) * 4
+
+
 def test_pipelines_without_waiting_hold_more() -> None:
     cost = pipeline_schedule.without_waiting(EQUAL, 100)
     assert cost.activation_bytes == (40.0, 30.0, 20.0, 10.0)
