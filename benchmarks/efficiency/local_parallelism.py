@@ -304,7 +304,7 @@ def devices_in_use(count: int, width: int, rows_at_once: int, steps: int) -> Non
     }
     rows = []
     for name, cost in by_schedule.items():
-        # Schedules of local losses are of all steps, those that are timed of backpropagation of one.
+        # Schedules of local losses are of all steps, those of backpropagation of the one timed.
         a_step = cost.time / (steps if name.startswith("local") else 1)
         measured = f"{100 * cost.utilisation * a_step / took[name]:.0f}" if name in took else ""
         milliseconds = f"{1e3 * took[name]:.1f}" if name in took else ""
