@@ -34,7 +34,10 @@ def encode(
         return encode_float(x, element, rounding, saturate, key)
     x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
     if isinstance(element, IntElement):
-        return _encode_integer(x, element, rounding, key)
+        dtype = code_dtype(element.bits)
+        signed = {1: jnp.int8, 2: jnp.int16}[dtype.itemsize]
+        rounded = _rounded_to_integer(x, element, rounding, key)
+        return rounded.astype(signed if element.signed else dtype)
     return _encode_codebook(x, element, rounding, key)
 
 
@@ -59,6 +62,9 @@ def round_to(
 ) -> Float[Array, "*shape"]:
     """The values of `encode`: float64 of float64 and float32 of all else."""
     dtype = np.float64 if x.dtype == np.float64 else np.float32
+    if isinstance(element, IntElement):
+        # XLA's conversion to bytes and back takes four times as long as all else.
+        return _rounded_to_integer(x.astype(dtype), element, rounding, key)
     return decode(encode(x, element, rounding, saturate, key), element, dtype)
 
 
@@ -68,12 +74,12 @@ def _uniform(x: Array, key: Array | None) -> Array:
     return jax.random.uniform(key, x.shape, x.dtype)
 
 
-def _encode_integer(
+def _rounded_to_integer(
     x: Float[Array, "*shape"],
     element: IntElement,
     rounding: Rounding,
     key: Key[Array, ""] | UInt[Array, "2"] | None,
-) -> Integer[Array, "*shape"]:
+) -> Float[Array, "*shape"]:
     if rounding == "nearest_even":
         rounded = jnp.round(x)
     elif rounding == "toward_zero":
@@ -83,10 +89,7 @@ def _encode_integer(
     else:
         below = jnp.floor(x)
         rounded = below + (_uniform(x, key) < x - below)
-    rounded = jnp.where(jnp.isnan(x), 0, jnp.clip(rounded, element.min, element.max))
-    dtype = code_dtype(element.bits)
-    signed = {1: jnp.int8, 2: jnp.int16}[dtype.itemsize]
-    return rounded.astype(signed if element.signed else dtype)
+    return jnp.where(jnp.isnan(x), 0, jnp.clip(rounded, element.min, element.max))
 
 
 def _encode_codebook(

@@ -41,13 +41,13 @@ def code_dtype(bits: int) -> jnp.dtype:
 def absmax(x: Float[Array, "..."], axes: tuple[int, ...] | None = None) -> Float[Array, "..."]:
     """Largest magnitude over some axes (all by default), 0 of none, and NaN if there is any.
 
-    Taken of the bits, since XLA's own maximum of floats loses NaN on the CPU (jaxlib 0.10).
+    NaN is looked for by itself, as XLA's own maximum of floats loses it on the CPU (jaxlib 0.10);
+    the maximum of the bits, which doesn't, takes twice as long as both.
     """
     x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-    unsigned, width, _, _ = _CARRIERS[x.dtype]
-    magnitudes = lax.bitcast_convert_type(x, unsigned) & ((1 << (width - 1)) - 1)
-    largest = jnp.max(magnitudes, axes, initial=0)
-    return lax.bitcast_convert_type(largest.astype(unsigned), x.dtype)
+    largest = jnp.max(jnp.abs(x), axes, initial=0)
+    unknown = jnp.max(jnp.isnan(x).astype(x.dtype), axes, initial=0)
+    return jnp.where(unknown > 0, jnp.nan, largest)
 
 
 def _as_unsigned(value: Array, carrier: _Carrier, most: int) -> Array:
