@@ -1,6 +1,7 @@
 """u-muP: residual weights, roles, the optimiser, and learning rates that carry over."""
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import PyTree
 
 from qmgen.efficiency import formats, umup
 from qmgen.efficiency.quantised_matmul import MatmulFormats
@@ -154,6 +156,10 @@ def test_a_decoder_learns(format: MatmulFormats | None) -> None:
     assert np.mean(losses[-10:]) < 0.4
 
 
+Loss = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+Optimiser = Callable[[jax.Array], optax.GradientTransformation]
+
+
 def teacher(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     weights = np.random.default_rng(0)
     first, second = weights.normal(size=(32, 64)) / 32**0.5, weights.normal(size=(64, 10))
@@ -161,27 +167,45 @@ def teacher(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.argmax(np.tanh(x @ first) @ second, 1)
 
 
-def final_losses(width: int, exponents: range, steps: int) -> np.ndarray:
-    """Loss in the last tenth of training at learning rates 2^k."""
+def unit_scaled(width: int) -> tuple[Loss, PyTree, Optimiser]:
     model = MLP(32, 10, width, 3, key=jax.random.key(0))
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
     roles = umup.roles(model)
+    loss = lambda p, x, y: cross_entropy(eqx.combine(p, static)(x), y)  # noqa: E731
+    return loss, parameters, lambda rate: umup.adam(rate, roles)
+
+
+def standard(width: int) -> tuple[Loss, PyTree, Optimiser]:
+    shapes = [(width, 32), (width, width), (width, width), (10, width)]
+    keys = jax.random.split(jax.random.key(0), 4)
+    normal = [jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)]
+
+    def loss(weights: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
+        for weight in weights[:-1]:
+            x = jax.nn.relu(x @ weight.T)
+        logits = x @ weights[-1].T
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    return loss, [weight * weight.shape[1] ** -0.5 for weight in normal], optax.adam
+
+
+def final_losses(problem: tuple[Loss, PyTree, Optimiser], exponents: range) -> np.ndarray:
+    """Loss in the last tenth of 300 steps at learning rates 2^k."""
+    loss, parameters, optimiser = problem
+    steps = 300
     x, y = teacher(steps * 256, 1)
     batches = (x.reshape(steps, 256, -1), y.reshape(steps, 256))
 
     @jax.jit
     def run(learning_rate: jax.Array) -> jax.Array:
-        optimiser = umup.adam(learning_rate, roles)
+        rule = optimiser(learning_rate)
 
         def step(carry, batch):
-            def loss(p):
-                return cross_entropy(eqx.combine(p, static)(batch[0]), batch[1])
-
-            value, gradients = jax.value_and_grad(loss)(carry[0])
-            updates, state = optimiser.update(gradients, carry[1], carry[0])
+            value, gradients = jax.value_and_grad(loss)(carry[0], *batch)
+            updates, state = rule.update(gradients, carry[1], carry[0])
             return (optax.apply_updates(carry[0], updates), state), value
 
-        _, losses = jax.lax.scan(step, (parameters, optimiser.init(parameters)), batches)
+        _, losses = jax.lax.scan(step, (parameters, rule.init(parameters)), batches)
         return jnp.mean(losses[-steps // 10 :])
 
     return np.array([run(jnp.float32(2.0**k)) for k in exponents])
@@ -189,11 +213,14 @@ def final_losses(width: int, exponents: range, steps: int) -> np.ndarray:
 
 @pytest.mark.slow
 def test_the_best_learning_rate_carries_over() -> None:
-    exponents = range(-6, 2)
-    losses = [final_losses(width, exponents, 200) for width in (32, 64, 256)]
+    """Of 16 times the width it moves by 2 at most, in the standard parametrisation by 4 or more."""
+    widths = (32, 128, 512)
+    losses = [final_losses(unit_scaled(width), range(-6, 0)) for width in widths]
     best = [int(np.argmin(found)) for found in losses]
-    assert all(0 < place < len(exponents) - 1 for place in best)
-    # Of 8 times the width the rate moves by 2 at most, and taking it along costs little.
+    assert 0 < min(best) <= max(best) < 5
     assert max(best) - min(best) <= 1
+    # Taking it along from the narrowest costs little.
     for found in losses:
         assert found[best[0]] < 1.05 * found.min()
+    plain = [int(np.argmin(final_losses(standard(width), range(-12, -5)))) for width in (32, 512)]
+    assert plain[0] - plain[1] >= 2
