@@ -8,7 +8,6 @@ draws loss against numbers moved. Run as `make benchmark-architectures`.
 
 import argparse
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from cost import milliseconds
 from eight_bit_formats import table
 from smiles_of_store import strings_and_vocabulary, trainer
 
@@ -97,20 +97,9 @@ def synthetic() -> None:
     print(f"At most half of that without reallocation, a fifth of random tokens': {said}\n")
 
 
-def milliseconds(function: Callable[..., jax.Array], *inputs: object) -> float:
-    """Median by the clock of 20 calls behind one that compiles."""
-    jax.block_until_ready(function(*inputs))
-    seconds = []
-    for _ in range(20):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*inputs))
-        seconds.append(time.perf_counter() - start)
-    return 1000 * float(np.median(seconds))
-
-
 def speed(lengths: list[int], batch: int, heads: int, size: int = 128) -> None:
-    """Milliseconds of a step of attention for full caches."""
-    dense, sparse = jax.jit(dense_attention), jax.jit(sparq_attention, static_argnums=2)
+    """Least milliseconds by the clock of a step of attention for full caches."""
+    took = partial(milliseconds, clock=time.perf_counter)
     rows = []
     for length in lengths:
         keys = jax.random.split(jax.random.key(0), 3)
@@ -122,12 +111,12 @@ def speed(lengths: list[int], batch: int, heads: int, size: int = 128) -> None:
                 jax.random.normal(v, (batch, heads, n, size)),
             )
         )(*keys[1:])
-        whole = milliseconds(dense, query, cache)
+        whole = took(dense_attention, query, cache)
         row = [str(length), f"{whole:.2f}"]
         for compression in (4, 8):
             sparq = sparq_for(compression, size, length)
             less = dense_elements(length, size) / sparq_elements(length, size, sparq)
-            part = milliseconds(sparse, query, cache, sparq)
+            part = took(partial(sparq_attention, sparq=sparq), query, cache)
             row += [f"{less:.1f}", f"{part:.2f}", f"{whole / part:.2f}"]
         rows.append(row)
     device = jax.devices()[0].device_kind
