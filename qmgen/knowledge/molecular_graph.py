@@ -122,7 +122,8 @@ def molecular_graph(
         (
             f"similar_to joins molecules whose {FINGERPRINT} have a Tanimoto similarity of at "
             f"least {similarity:g}, in both directions; across random splits such edges leak.",
-            "Scaffolds, rings, groups, elements and similar_to follow from SMILES.",
+            "Scaffolds, rings, groups, elements and similar_to follow from SMILES and are all there; "
+            "a guess at a further one is wrong.",
         ),
     )
 

@@ -2,8 +2,9 @@
 
 UltRAG (Georgiev et al., 2603.28773): the question becomes a logical query, its mentions fuzzy sets
 of entities, the query is executed, and the 50 likeliest entities go to an arbiter. Here the query
-is executed on stored edges first, with the likeliest entity of each mention, and a model's guesses
-are added only if one is given, always marked as predicted.
+is executed on stored edges first, with the likeliest entity of each mention. Whatever these answer
+goes to the arbiter, and the 50 likeliest guesses of a model if one is given, always marked as
+predicted.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from qmgen.knowledge.questions.wording import Vocabulary
 from qmgen.knowledge.sparql import GraphStore
 
 CANDIDATES = 50
+# Guesses that are listed beside an answer: so many, and none that rounds to nothing.
+GUESSES, LEAST_GUESS = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def ask(
     judge
         What chooses the answers.
     candidates
-        Most of them that it sees.
+        Most guesses that it sees, beside all stored answers.
     nodes
         Entities around those of the question that a model works on, by personalised PageRank.
 
@@ -150,9 +153,9 @@ def _linked(
 def _candidates(
     graph: KnowledgeGraph, membership: np.ndarray, stored: frozenset[int], most: int
 ) -> tuple[Candidate, ...]:
-    """The likeliest entities, stored ones before others; those impossible are left out."""
+    """All stored answers, then the likeliest others; those impossible are left out."""
     is_stored = np.isin(np.arange(len(membership)), sorted(stored))
-    order = np.lexsort((-membership, ~is_stored))[:most]
+    order = np.lexsort((-membership, ~is_stored))[: len(stored) + most]
     return tuple(
         Candidate(int(i), graph.entities[i], float(membership[i]), bool(is_stored[i]))
         for i in order
@@ -176,6 +179,8 @@ def _proof(
 def explain(answer: Answer, graph: KnowledgeGraph, most: int = 20) -> str:
     """What was asked, understood, found and why, as lines of text.
 
+    Guesses that were not chosen come last, with what the graph notes about itself.
+
     Parameters
     ----------
     answer
@@ -195,4 +200,11 @@ def explain(answer: Answer, graph: KnowledgeGraph, most: int = 20) -> str:
     lines += [f"  {h} -> {r} -> {t}" for h, r, t in answer.proof[:most]]
     if len(answer.proof) > most:
         lines.append(f"  and {len(answer.proof) - most} more edges")
+    guesses = [c for c in answer.candidates if not c.stored and c.probability >= LEAST_GUESS]
+    others = [c for c in guesses if c not in answer.chosen][:GUESSES]
+    if others:
+        listed = ", ".join(f"{c.name} ({c.probability:.2f})" for c in others)
+        lines.append(f"further guesses, predicted, not certain: {listed}")
+    if guesses:
+        lines += [f"note: {note}" for note in graph.notes]
     return "\n".join(lines)

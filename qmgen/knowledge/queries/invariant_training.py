@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from qmgen.errors import InputError
 from qmgen.knowledge.graph import KnowledgeGraph
+from qmgen.knowledge.queries.plausible_tails import PlausibleTails
 from qmgen.knowledge.queries.relation_graph import relation_graph, with_inverses
 from qmgen.knowledge.queries.relation_invariant import (
     RelationInvariantNetwork,
@@ -199,8 +200,10 @@ class InvariantTails:
         return np.concatenate(found)
 
 
-def trained_on_itself(graph: KnowledgeGraph, seed: int) -> InvariantTails:
+def trained_on_itself(graph: KnowledgeGraph, seed: int) -> PlausibleTails:
     """A model of a graph's missing edges that has learnt from its other edges only.
+
+    It gives no edge that those of the graph speak against; see `PlausibleTails`.
 
     Raises
     ------
@@ -208,7 +211,7 @@ def trained_on_itself(graph: KnowledgeGraph, seed: int) -> InvariantTails:
         If the graph has no edges.
     """
     network, _ = train_invariant([graph], jax.random.key(seed))
-    return InvariantTails.of(network, graph)
+    return PlausibleTails.of(InvariantTails.of(network, graph), graph)
 
 
 @eqx.filter_jit
