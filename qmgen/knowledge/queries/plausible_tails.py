@@ -1,7 +1,7 @@
 """A model's guesses at missing edges without those that the stored edges speak against.
 
-A softmax over all entities gives most of its weight to edges that are stored already, and shares the
-rest among as many as there may be answers. Where a relation has one tail for each head, as a
+A softmax over all entities gives most of its weight to edges that are stored already, and shares
+the rest among as many as there may be answers. Where a relation has one tail for each head, as a
 molecule's bin of a property, what has none is asked for its tail instead: that is one answer among
 few, whose probability means something by itself.
 """
