@@ -118,6 +118,25 @@ def test_predictions_are_marked_and_no_answer_beats_a_stored_one(graph: Knowledg
     assert ask(graph, 'What is the group of "CCO"?', model=Expects, nodes=3).text == guessed.text
 
 
+def test_guesses_come_beside_stored_answers(graph: KnowledgeGraph) -> None:
+    noted = replace(graph, notes=("Groups follow from SMILES.",))
+    question = 'What has the group "alcohol"?'
+    lines = explain(ask(noted, question, model=Expects), noted).splitlines()
+    assert lines[0] == "in the graph: molecule:CO"
+    assert lines[-2:] == [
+        "further guesses, predicted, not certain: molecule:CCO (0.80)",
+        "note: Groups follow from SMILES.",
+    ]
+    assert "note" not in explain(ask(noted, question), noted)
+    assert "further" not in explain(ask(noted, 'What is the group of "CCO"?', model=Expects), noted)
+
+
+def test_no_stored_answer_is_left_out() -> None:
+    heads = [f"m{i}" for i in range(120)]
+    many = graph_from_names(heads, ["bin"] * 120, ["x"] * 120)
+    assert {c.name for c in ask(many, 'What has the bin "x"?').chosen} == set(heads)
+
+
 @pytest.mark.parametrize(
     ("question", "problem"),
     [
