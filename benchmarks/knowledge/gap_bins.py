@@ -161,7 +161,10 @@ def embedding(task: Problem, name: str, seed: int, steps: int, similar: bool) ->
     known = task.split.training
     if not similar:
         known = known[known[:, 1] != task.graph.relations.index("similar_to")]
-    loss = LogSigmoid(6.0) if name == "RotatE" else SampledSoftmax(len(task.graph.entities))
+    distance = name == "RotatE"
+    loss = LogSigmoid(2.0) if distance else SampledSoftmax(len(task.graph.entities))
+    # Rates, margin and decay did best on validation molecules of the random split.
+    rate = optax.cosine_decay_schedule(0.03 if distance else 0.01, steps)
     trained = train(
         task.graph,
         known,
@@ -170,7 +173,7 @@ def embedding(task: Problem, name: str, seed: int, steps: int, similar: bool) ->
         steps=steps,
         per_block=512,
         negatives=512,
-        optimiser=optax.adam(optax.cosine_decay_schedule(0.01, steps)),
+        optimiser=optax.adamw(rate, weight_decay=0.0 if distance else 0.3),
         mesh=device_mesh(jax.devices()[:1]),
         seed=seed,
     )
@@ -299,9 +302,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path, help="dataset whose molecules have SMILES")
     parser.add_argument("--bins", type=int, default=8)
-    parser.add_argument("--similarity", type=float, default=0.5, help="smallest of similar_to")
+    parser.add_argument("--similarity", type=float, default=0.4, help="smallest of similar_to")
     parser.add_argument("--seeds", type=int, default=2, help="of embeddings")
-    parser.add_argument("--steps", type=int, default=800, help="of embeddings")
+    parser.add_argument("--steps", type=int, default=1500, help="of embeddings")
     parser.add_argument("--invariant-steps", type=int, default=200, help="0: not at all")
     parser.add_argument("--invariant-molecules", type=int, default=300, help="to learn from")
     parser.add_argument("--epochs", type=int, default=25, help="of SchNet; 0: not at all")
