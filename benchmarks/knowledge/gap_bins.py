@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of embeddings")
     parser.add_argument("--invariant-steps", type=int, default=200, help="0: not at all")
     parser.add_argument("--invariant-molecules", type=int, default=300, help="to learn from")
-    parser.add_argument("--epochs", type=int, default=25, help="of SchNet; 0: not at all")
+    parser.add_argument("--epochs", type=int, default=20, help="of SchNet; 0: not at all")
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "gap_bins.png")
     options = parser.parse_args()

@@ -17,6 +17,8 @@ from qmgen.units import DEBYE_PER_ATOMIC_UNIT, EV_PER_HARTREE
 
 Reduction = Literal["lowest", "mean"]
 
+FROM_SMILES = ("has_scaffold", "has_ring", "has_group", "has_element", "similar_to")
+"""Relations that can be computed, so that the graph lacks no edge of them."""
 FINGERPRINT = "Morgan fingerprints of radius 2 with 2048 bits"
 # Column of the store, what it is, and the factor to the unit that its name ends with.
 _QUANTITIES = {
@@ -121,8 +123,7 @@ def molecular_graph(
         (
             f"similar_to joins molecules whose {FINGERPRINT} have a Tanimoto similarity of at "
             f"least {similarity:g}, in both directions; across random splits such edges leak.",
-            "Scaffolds, rings, groups, elements and similar_to follow from SMILES and are all "
-            "there; a guess at a further one is wrong.",
+            "Scaffolds, rings, groups, elements and similar_to follow from SMILES; all are there.",
         ),
     )
 

@@ -61,6 +61,11 @@ def test_guesses_are_what_stored_edges_leave_possible() -> None:
             own = values[of_group, int(inverse), source, ends]
             row[ends] = own / own.sum()
         np.testing.assert_allclose(tails(np.array(sources), of_group, inverse), expected)
+    # Of what lacks nothing there is nothing to guess.
+    all_there = PlausibleTails.of(Table(values), graph, complete=("group",))
+    assert not all_there(np.array(molecules), of_group, False).any()
+    assert not all_there(np.array(groups), of_group, True).any()
+    assert all_there(np.array(bins), of_bin, True).any()
 
 
 GAPS_HARTREE = {"O": 0.5, "N": 0.4, "C#N": 0.3, "S": 0.2}

@@ -5,7 +5,7 @@ edges, hidden or not, among all entities that aren't tails of the same head and 
 learns both what a stored edge means and how to do without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -200,10 +200,13 @@ class InvariantTails:
         return np.concatenate(found)
 
 
-def trained_on_itself(graph: KnowledgeGraph, seed: int) -> PlausibleTails:
+def trained_on_itself(
+    graph: KnowledgeGraph, seed: int, complete: Collection[str] = ()
+) -> PlausibleTails:
     """A model of a graph's missing edges that has learnt from its other edges only.
 
-    It gives no edge that those of the graph speak against; see `PlausibleTails`.
+    It gives no edge that those of the graph speak against, nor one of the relations that are
+    `complete`; see `PlausibleTails`.
 
     Raises
     ------
@@ -211,7 +214,7 @@ def trained_on_itself(graph: KnowledgeGraph, seed: int) -> PlausibleTails:
         If the graph has no edges.
     """
     network, _ = train_invariant([graph], jax.random.key(seed))
-    return PlausibleTails.of(InvariantTails.of(network, graph), graph)
+    return PlausibleTails.of(InvariantTails.of(network, graph), graph, complete)
 
 
 @eqx.filter_jit

@@ -6,6 +6,7 @@ molecule's bin of a property, what has none is asked for its tail instead: that 
 few, whose probability means something by itself.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,12 +40,25 @@ class PlausibleTails:
     edges: tuple[csr_array, ...]
 
     @classmethod
-    def of(cls, model: TailModel, graph: KnowledgeGraph) -> "PlausibleTails":
-        """Take from a graph what is possible."""
+    def of(
+        cls, model: TailModel, graph: KnowledgeGraph, complete: Collection[str] = ()
+    ) -> "PlausibleTails":
+        """Take from a graph what is possible.
+
+        Parameters
+        ----------
+        model
+            Gives the probabilities.
+        graph
+            Its edges.
+        complete
+            Names of relations that lack no edge, which it need not have.
+        """
         seen = np.zeros((2, len(graph.relations), len(graph.types)), dtype=bool)
         heads, relations, tails = graph.triples.T
         seen[0, relations, graph.type_of[heads]] = True
         seen[1, relations, graph.type_of[tails]] = True
+        seen[:, [name in complete for name in graph.relations]] = False
         return cls(model, seen[:, :, graph.type_of], SymbolicExecutor.of(graph).matrices)
 
     def __call__(
