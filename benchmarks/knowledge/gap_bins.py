@@ -10,7 +10,7 @@ import argparse
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,10 +23,10 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 
 from qmgen.dataset import SPLITS, Dataset, open_dataset
-from qmgen.knowledge.answering.personalised_pagerank import restrict
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.ensemble import combined
 from qmgen.knowledge.graph import KnowledgeGraph
+from qmgen.knowledge.graph_parts import sampled_part
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
 from qmgen.knowledge.link_prediction import ranks_among, scorer_of
 from qmgen.knowledge.molecular_graph import molecular_graph
@@ -189,19 +189,9 @@ def ensemble(scores: list[Scores]) -> Scores:
 
 
 def invariant(task: Problem, seed: int, steps: int, molecules: int) -> Scores:
-    """A network that learnt on some training molecules and what they are joined to."""
-    known, _ = task.known_bins()
-    some = np.random.default_rng(seed).choice(known, min(molecules, len(known)), replace=False)
-    left = KnowledgeGraph(
-        task.graph.entities,
-        task.graph.relations,
-        task.split.training,
-        task.graph.types,
-        task.graph.type_of,
-    )
-    is_molecule = task.graph.type_of == task.graph.types.index("molecule")
-    joined = np.unique(task.split.training[np.isin(task.split.training[:, 0], some), 2])
-    part = restrict(left, np.concatenate([some, joined[~is_molecule[joined]]]))
+    """A network that learnt on some molecules and what they are joined to, asked on all."""
+    left = replace(task.graph, triples=task.split.training)
+    part = sampled_part(left, molecules, np.random.default_rng(seed))
     network, _ = train_invariant([part], jax.random.key(seed), steps=steps)
     tails = InvariantTails.of(network, left, batch=8)
     return tails(task.asked, task.relation, False)[:, task.bins]

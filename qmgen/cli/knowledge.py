@@ -111,7 +111,7 @@ def ask(
     ] = False,
     nodes: Annotated[
         int, typer.Option(min=2, help="Entities around those asked about to guess among.")
-    ] = 1000,
+    ] = 30_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the network.")] = 0,
 ) -> None:
     """Answer a question, and show what it was understood as and which edges prove the answer."""

@@ -14,8 +14,9 @@ import numpy as np
 
 from qmgen.knowledge.answering.candidates import Arbiter, Candidate, judge_by_rule
 from qmgen.knowledge.answering.entity_linking import EntityLinker, Link
-from qmgen.knowledge.answering.personalised_pagerank import NODES, around, restrict
 from qmgen.knowledge.graph import KnowledgeGraph
+from qmgen.knowledge.graph_parts import restrict
+from qmgen.knowledge.personalised_pagerank import NODES, around
 from qmgen.knowledge.queries.fuzzy_execution import FuzzyExecutor, TailModel
 from qmgen.knowledge.queries.logical_query import Anchor, And, Hop, Query, leaves_of, print_query
 from qmgen.knowledge.queries.symbolic_execution import SymbolicExecutor, answers, number_of
