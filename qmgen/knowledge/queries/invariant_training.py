@@ -210,9 +210,9 @@ def trained_on_itself(
 ) -> PlausibleTails:
     """A model of a graph's missing edges that has learnt from its other edges only.
 
-    A network that knows no entity learns as well from a part, so it has a random one of a large
-    graph. It gives no edge that those of the graph speak against, nor one of the relations that
-    are `complete`; see `PlausibleTails`.
+    As the network knows no entity, it can learn on a random part of a large graph. It gives no edge
+    that those of the graph speak against, nor one of the relations that are `complete`; see
+    `PlausibleTails`.
 
     Raises
     ------
