@@ -105,12 +105,13 @@ def ask(
         typer.Option(
             "--predict",
             help="Also guess at edges that the graph lacks, with a network trained on its other "
-            "edges (minutes); guesses are marked.",
+            "edges (a minute or two); guesses are marked, and not made at what follows from "
+            "SMILES.",
         ),
     ] = False,
     nodes: Annotated[
         int, typer.Option(min=2, help="Entities around those asked about to guess among.")
-    ] = 1000,
+    ] = 30_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the network.")] = 0,
 ) -> None:
     """Answer a question, and show what it was understood as and which edges prove the answer."""
@@ -118,9 +119,10 @@ def ask(
 
     from qmgen.knowledge.answering.ultrag import ask as answer_to
     from qmgen.knowledge.answering.ultrag import explain
+    from qmgen.knowledge.molecular_graph import FROM_SMILES
     from qmgen.knowledge.queries.invariant_training import trained_on_itself
     from qmgen.knowledge.triple_files import read_graph
 
     read = read_graph(graph)
-    model = partial(trained_on_itself, seed=seed) if predict else None
+    model = partial(trained_on_itself, seed=seed, complete=FROM_SMILES) if predict else None
     say(explain(answer_to(read, question, model=model, nodes=nodes), read))

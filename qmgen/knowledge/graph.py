@@ -76,6 +76,18 @@ class KnowledgeGraph:
         if self.type_of.size and not ((self.type_of >= 0) & (self.type_of < len(self.types))).all():
             raise InputError("an entity of the graph has a type without a name")
 
+    def of_type(self, name: str) -> Int64[np.ndarray, " n"]:
+        """Give the numbers of the entities of a type, ascending.
+
+        Raises
+        ------
+        InputError
+            The graph has no such type.
+        """
+        if name not in self.types:
+            raise InputError(f"the graph has no type {name!r}; it has {', '.join(self.types)}")
+        return np.flatnonzero(self.type_of == self.types.index(name))
+
 
 def graph_from_names(
     heads: Sequence[str],

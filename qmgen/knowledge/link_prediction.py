@@ -90,6 +90,32 @@ def link_ranks(
     return LinkRanks(found["head"], found["tail"])
 
 
+def ranks_among(
+    scores: Float[np.ndarray, "n candidates"], truth: Int[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """Rank true answers among candidates of which each query has one, such as bins of a property.
+
+    Parameters
+    ----------
+    scores
+        Of each candidate for each query; of a `Scorer`, the columns of entities of one type.
+    truth
+        Column of each query's answer.
+
+    Returns
+    -------
+    Float64[n]
+        1 is best, and of those with the same score the mean.
+
+    Raises
+    ------
+    InputError
+        A score is not finite.
+    """
+    nothing = np.empty(0, dtype=np.int64)
+    return _ranks(np.array(scores, dtype=np.float64), truth, (nothing, nothing))
+
+
 class _AnswerTable:
     """Which entities are true answers of a query, as a sparse matrix by query."""
 

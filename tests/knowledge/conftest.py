@@ -44,7 +44,8 @@ def random_graph() -> Callable[..., KnowledgeGraph]:
     return make
 
 
-def _record(smiles: str, line: int) -> MoleculeRecord:
+def made_up_record(smiles: str, line: int) -> MoleculeRecord:
+    """A molecule with random labels; the ninth has no SMILES."""
     molecule = molecule_from_smiles(smiles)
     z = molecule.atomic_numbers.astype(np.uint8)
     nao = int(np.where(z == 1, 1, 5).sum())
@@ -64,9 +65,8 @@ def _record(smiles: str, line: int) -> MoleculeRecord:
     return MoleculeRecord(line, f"m{line}", smile, 0, molecule.spin, z, nao, values)
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("knowledge")
+def store_of(records: list[MoleculeRecord], folder: Path) -> Path:
+    """Write a store of molecules to a folder."""
     source = folder / "input.smi"
     source.write_text("CC\n", encoding="utf-8")
     about = collect_provenance(
@@ -75,6 +75,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source=source,
         command="qmgen generate input.smi out",
     )
-    records = [_record(smiles, line) for line, smiles in enumerate(SMILES, start=1)]
     write_store(folder / "store.zarr", records, [], about, split_seed=1)
     return folder / "store.zarr"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    records = [made_up_record(smiles, line) for line, smiles in enumerate(SMILES, start=1)]
+    return store_of(records, tmp_path_factory.mktemp("knowledge"))

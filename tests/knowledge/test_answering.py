@@ -12,13 +12,10 @@ from qmgen.errors import InputError
 from qmgen.knowledge.answering.candidates import Candidate
 from qmgen.knowledge.answering.entity_linking import EntityLinker
 from qmgen.knowledge.answering.language_models import arbiter_of, reader_of, wording_of
-from qmgen.knowledge.answering.personalised_pagerank import (
-    around,
-    personalised_pagerank,
-    restrict,
-)
 from qmgen.knowledge.answering.ultrag import ask, explain
 from qmgen.knowledge.graph import KnowledgeGraph, graph_from_names
+from qmgen.knowledge.graph_parts import restrict, sampled_part
+from qmgen.knowledge.personalised_pagerank import around, personalised_pagerank
 from qmgen.knowledge.queries.logical_query import Anchor, And, Bound, Hop, parse_query
 from qmgen.knowledge.questions.question_files import read_questions
 from qmgen.knowledge.questions.reading import read_question
@@ -118,6 +115,25 @@ def test_predictions_are_marked_and_no_answer_beats_a_stored_one(graph: Knowledg
     assert ask(graph, 'What is the group of "CCO"?', model=Expects, nodes=3).text == guessed.text
 
 
+def test_guesses_come_beside_stored_answers(graph: KnowledgeGraph) -> None:
+    noted = replace(graph, notes=("Groups follow from SMILES.",))
+    question = 'What has the group "alcohol"?'
+    lines = explain(ask(noted, question, model=Expects), noted).splitlines()
+    assert lines[0] == "in the graph: molecule:CO"
+    assert lines[-2:] == [
+        "further guesses, predicted, not certain: molecule:CCO (0.80)",
+        "note: Groups follow from SMILES.",
+    ]
+    assert "note" not in explain(ask(noted, question), noted)
+    assert "further" not in explain(ask(noted, 'What is the group of "CCO"?', model=Expects), noted)
+
+
+def test_no_stored_answer_is_left_out() -> None:
+    heads = [f"m{i}" for i in range(120)]
+    many = graph_from_names(heads, ["bin"] * 120, ["x"] * 120)
+    assert {c.name for c in ask(many, 'What has the bin "x"?').chosen} == set(heads)
+
+
 @pytest.mark.parametrize(
     ("question", "problem"),
     [
@@ -181,6 +197,26 @@ def test_pagerank_is_that_of_networkx(random_graph: Callable[..., KnowledgeGraph
     assert named == {(graph.entities[h], r, graph.entities[t]) for h, r, t in inside}
     with pytest.raises(InputError, match="weights to start from"):
         personalised_pagerank(graph, np.zeros(20))
+
+
+def test_a_sample_keeps_what_its_molecules_are_joined_to(graph: KnowledgeGraph) -> None:
+    kinds = {name: name.partition(":")[0] for name in graph.entities}
+    whole = graph_from_names(*map(list, zip(*EDGES, strict=True)), kinds=kinds)
+    part = sampled_part(whole, 3, np.random.default_rng(0))
+    chosen = {name for name in part.entities if kinds[name] == "molecule"}
+    assert len(chosen) == 3
+    inside = {
+        (h, r, t) for h, r, t in EDGES if h in chosen and (t in chosen or kinds[t] != kinds[h])
+    }
+    found = {(part.entities[h], part.relations[r], part.entities[t]) for h, r, t in part.triples}
+    assert found == inside
+    assert set(part.entities) == chosen | {t for _, _, t in inside}
+    assert sampled_part(whole, 99, np.random.default_rng(0)).entities == whole.entities
+    untyped = sampled_part(graph, 3, np.random.default_rng(0))
+    assert len(untyped.entities) == 3
+    assert len(untyped.triples)
+    with pytest.raises(InputError, match="without edges"):
+        sampled_part(replace(graph, triples=graph.triples[:0]), 3, np.random.default_rng(0))
 
 
 class Scripted:

@@ -2,16 +2,17 @@ import jax
 import numpy as np
 import optax
 import pytest
+from scipy.stats import rankdata
 
 from qmgen.errors import InputError
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.ensemble import combined
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
-from qmgen.knowledge.link_prediction import link_ranks, scorer_of
+from qmgen.knowledge.link_prediction import link_ranks, ranks_among, scorer_of
 from qmgen.knowledge.pykeen_datasets import pykeen_dataset
 from qmgen.knowledge.scoring import rotat_e, score_function
-from qmgen.knowledge.triple_splits import random_split
+from qmgen.knowledge.triple_splits import random_split, split_by_head
 from tests.knowledge import unsharded
 from tests.knowledge.forced_devices import ENTITIES, graph
 
@@ -53,6 +54,44 @@ def test_triples_that_are_not_among_the_known():
     table = np.arange(18.0).reshape(3, 2, 3)
     ranks = link_ranks(table_scorer(table), np.array([[0, 1, 0]]), np.array([[0, 0, 1]]), 3)
     assert ranks.tail.tolist() == [3.0]
+
+
+def test_ranks_among_candidates_are_those_of_scipy():
+    rng = np.random.default_rng(2)
+    scores = rng.integers(0, 4, (40, 6)).astype(float)
+    truth = rng.integers(0, 6, 40)
+    expected = rankdata(-scores, axis=1)[np.arange(40), truth]
+    before = scores.copy()
+    np.testing.assert_array_equal(ranks_among(scores, truth), expected)
+    np.testing.assert_array_equal(scores, before)
+    with pytest.raises(InputError, match="not finite"):
+        ranks_among(np.array([[np.nan, 0.0]]), np.array([0]))
+
+
+def test_one_relation_of_some_entities_is_hidden():
+    some = graph()
+    name = some.relations[1]
+    split = split_by_head(some, name, np.array([3, 5, 8]), np.arange(20, 40))
+    parts = [{tuple(t) for t in p.tolist()} for p in (split.training, split.validation, split.test)]
+    edges = {tuple(triple) for triple in some.triples.tolist()}
+    validation = {(h, r, t) for h, r, t in edges if r == 1 and h in (3, 5, 8)}
+    test = {(h, r, t) for h, r, t in edges if r == 1 and 20 <= h < 40}
+    assert validation
+    assert test
+    assert parts == [edges - validation - test, validation, test]
+    with pytest.raises(InputError, match="both for validation and for test"):
+        split_by_head(some, name, np.array([3]), np.array([3]))
+    with pytest.raises(InputError, match="no relation 'colour'"):
+        split_by_head(some, "colour", np.array([3]), np.array([4]))
+
+
+def test_entities_of_a_type():
+    some = KnowledgeGraph(
+        ("a", "b", "c"), (), np.empty((0, 3), int), ("atom", "bond"), np.array([1, 0, 1])
+    )
+    assert some.of_type("bond").tolist() == [0, 2]
+    with pytest.raises(InputError, match="no type 'ring'; it has atom, bond"):
+        some.of_type("ring")
 
 
 def test_scores_of_trained_embeddings():

@@ -13,7 +13,7 @@ from qmgen.errors import InputError
 from qmgen.knowledge.molecular_graph import molecular_graph
 from qmgen.knowledge.triple_files import read_graph
 from qmgen.molecules import fragments, scaffold, similar_pairs
-from tests.knowledge.conftest import SMILES
+from tests.knowledge.conftest import SMILES, made_up_record, store_of
 
 NAMES = [Chem.CanonSmiles(s) for s in SMILES]
 
@@ -164,6 +164,18 @@ def test_pairs_are_those_of_all_against_all(cutoff):
 def test_arguments_out_of_range(store, arguments, message):
     with pytest.raises(InputError, match=message):
         molecular_graph(open_dataset(store), **arguments)
+
+
+def test_scaffold_that_rdkit_writes_but_does_not_read(tmp_path):
+    # The 4-pyridone's charges leave no way to place its double bonds once oxygen is cut off.
+    record = made_up_record("[NH2+]=c1[nH]ccc(=O)[c-]1O", 1)
+    graph = molecular_graph(open_dataset(store_of([record], tmp_path)))
+    name = scaffold(record.smile)
+    assert Chem.MolFromSmiles(name) is None
+    rings = edges(graph, "has_ring")
+    of_scaffold = {ring for head, ring in rings if head == f"scaffold:{name}"}
+    assert len(of_scaffold) == 1
+    assert of_scaffold == {ring for head, ring in rings if head.startswith("molecule:")}
 
 
 def test_command(store, tmp_path, graph):

@@ -2,8 +2,9 @@
 
 UltRAG (Georgiev et al., 2603.28773): the question becomes a logical query, its mentions fuzzy sets
 of entities, the query is executed, and the 50 likeliest entities go to an arbiter. Here the query
-is executed on stored edges first, with the likeliest entity of each mention, and a model's guesses
-are added only if one is given, always marked as predicted.
+is executed on stored edges first, with the likeliest entity of each mention. Whatever these answer
+goes to the arbiter, and the 50 likeliest guesses of a model if one is given, always marked as
+predicted.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import numpy as np
 
 from qmgen.knowledge.answering.candidates import Arbiter, Candidate, judge_by_rule
 from qmgen.knowledge.answering.entity_linking import EntityLinker, Link
-from qmgen.knowledge.answering.personalised_pagerank import NODES, around, restrict
 from qmgen.knowledge.graph import KnowledgeGraph
+from qmgen.knowledge.graph_parts import restrict
+from qmgen.knowledge.personalised_pagerank import NODES, around
 from qmgen.knowledge.queries.fuzzy_execution import FuzzyExecutor, TailModel
 from qmgen.knowledge.queries.logical_query import Anchor, And, Hop, Query, leaves_of, print_query
 from qmgen.knowledge.queries.symbolic_execution import SymbolicExecutor, answers, number_of
@@ -23,6 +25,8 @@ from qmgen.knowledge.questions.wording import Vocabulary
 from qmgen.knowledge.sparql import GraphStore
 
 CANDIDATES = 50
+# Guesses that are listed beside an answer: so many, and none that rounds to nothing.
+GUESSES, LEAST_GUESS = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def ask(
     judge
         What chooses the answers.
     candidates
-        Most of them that it sees.
+        Most guesses that it sees, beside all stored answers.
     nodes
         Entities around those of the question that a model works on, by personalised PageRank.
 
@@ -150,9 +154,9 @@ def _linked(
 def _candidates(
     graph: KnowledgeGraph, membership: np.ndarray, stored: frozenset[int], most: int
 ) -> tuple[Candidate, ...]:
-    """The likeliest entities, stored ones before others; those impossible are left out."""
+    """All stored answers, then the likeliest others; those impossible are left out."""
     is_stored = np.isin(np.arange(len(membership)), sorted(stored))
-    order = np.lexsort((-membership, ~is_stored))[:most]
+    order = np.lexsort((-membership, ~is_stored))[: len(stored) + most]
     return tuple(
         Candidate(int(i), graph.entities[i], float(membership[i]), bool(is_stored[i]))
         for i in order
@@ -176,6 +180,8 @@ def _proof(
 def explain(answer: Answer, graph: KnowledgeGraph, most: int = 20) -> str:
     """What was asked, understood, found and why, as lines of text.
 
+    Guesses that were not chosen come last, with what the graph notes about itself.
+
     Parameters
     ----------
     answer
@@ -195,4 +201,11 @@ def explain(answer: Answer, graph: KnowledgeGraph, most: int = 20) -> str:
     lines += [f"  {h} -> {r} -> {t}" for h, r, t in answer.proof[:most]]
     if len(answer.proof) > most:
         lines.append(f"  and {len(answer.proof) - most} more edges")
+    guesses = [c for c in answer.candidates if not c.stored and c.probability >= LEAST_GUESS]
+    others = [c for c in guesses if c not in answer.chosen][:GUESSES]
+    if others:
+        listed = ", ".join(f"{c.name} ({c.probability:.2f})" for c in others)
+        lines.append(f"further guesses, predicted, not certain: {listed}")
+    if guesses:
+        lines += [f"note: {note}" for note in graph.notes]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array, diags_array
 
 from qmgen.errors import InputError
-from qmgen.knowledge.graph import KnowledgeGraph, Quantity
+from qmgen.knowledge.graph import KnowledgeGraph
 
 # UltRAG, 2603.28773: damping, steps, and entities kept.
 ALPHA, STEPS, NODES = 0.85, 5, 30_000
@@ -50,31 +50,6 @@ def personalised_pagerank(
         lost = rank[degrees == 0].sum()
         rank = alpha * (walk.T @ rank + lost * start) + (1 - alpha) * start
     return rank
-
-
-def restrict(graph: KnowledgeGraph, kept: Int[np.ndarray, " kept"]) -> KnowledgeGraph:
-    """The graph of some entities and the edges between them; all relations stay.
-
-    Parameters
-    ----------
-    graph
-        The graph.
-    kept
-        Numbers of the entities, in the order that the new graph shall have.
-    """
-    number = np.full(len(graph.entities), -1)
-    number[kept] = np.arange(len(kept))
-    heads, relations, tails = graph.triples.T
-    triples = np.stack([number[heads], relations, number[tails]], axis=1)
-    return KnowledgeGraph(
-        tuple(graph.entities[i] for i in kept),
-        graph.relations,
-        triples[(triples[:, [0, 2]] >= 0).all(axis=1)],
-        graph.types,
-        graph.type_of[kept],
-        tuple(Quantity(q.name, q.description, q.values[kept]) for q in graph.quantities),
-        graph.notes,
-    )
 
 
 def around(
