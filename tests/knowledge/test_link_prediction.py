@@ -5,7 +5,7 @@ import pytest
 
 from qmgen.errors import InputError
 from qmgen.knowledge.bess import Objective, device_mesh, train
-from qmgen.knowledge.ensemble import combined
+from qmgen.knowledge.ensemble import best_models, combined
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
 from qmgen.knowledge.link_prediction import link_ranks, scorer_of
@@ -25,6 +25,21 @@ def table_scorer(table):
     return scorer
 
 
+def sorted_ranks(table, triple, known):
+    """Filtered ranks of a triple's head and tail, by sorting; the mean of equal ones."""
+    h, r, t = triple
+    own, found = table[h, r, t], []
+    for end in ("head", "tail"):
+        others = [
+            table[e, r, t] if end == "head" else table[h, r, e]
+            for e in range(len(table))
+            if (((e, r, t) if end == "head" else (h, r, e)) not in known)
+        ]
+        ordered = sorted([*others, own], reverse=True)
+        found.append(np.mean([i + 1 for i, s in enumerate(ordered) if s == own]))
+    return found
+
+
 def test_ranks_are_those_of_sorting():
     some = graph()
     rng = np.random.default_rng(0)
@@ -33,17 +48,11 @@ def test_ranks_are_those_of_sorting():
     known = {tuple(triple) for triple in some.triples.tolist()}
     test = some.triples[::7]
     ranks = link_ranks(table_scorer(table), test, some.triples, ENTITIES, chunk=16)
-    for place, (h, r, t) in enumerate(test.tolist()):
-        for end, ranked in (("head", ranks.head), ("tail", ranks.tail)):
-            others = [
-                table[e, r, t] if end == "head" else table[h, r, e]
-                for e in range(ENTITIES)
-                if (((e, r, t) if end == "head" else (h, r, e)) not in known)
-            ]
-            own = table[h, r, t]
-            ordered = sorted([*others, own], reverse=True)
-            expected = np.mean([i + 1 for i, s in enumerate(ordered) if s == own])
-            assert ranked[place] == expected
+    heads, tails = zip(
+        *(sorted_ranks(table, triple, known) for triple in test.tolist()), strict=True
+    )
+    assert ranks.head.tolist() == list(heads)
+    assert ranks.tail.tolist() == list(tails)
     both = np.concatenate([ranks.head, ranks.tail])
     assert ranks.mrr == pytest.approx((1 / both).mean())
     assert ranks.hits(3) == pytest.approx((both <= 3).mean())
@@ -86,6 +95,26 @@ def test_ensemble_sums_inverse_roots_of_ranks():
         np.testing.assert_allclose(found[query], expected)
     with pytest.raises(InputError, match="at least one"):
         combined([])
+
+
+def test_best_models_are_those_of_sorting():
+    rng = np.random.default_rng(2)
+    known = np.unique(np.stack([rng.integers(0, n, 20) for n in (6, 2, 6)], axis=1), axis=0)
+    validation = known[::3]
+    as_set = {tuple(triple) for triple in known.tolist()}
+    tables, expected = {}, {}
+    # Names in another order than of quality.
+    for name in "dacbe":
+        tables[name] = rng.normal(size=(6, 2, 6))
+        ranks = [sorted_ranks(tables[name], triple, as_set) for triple in validation.tolist()]
+        expected[name] = np.mean(1 / np.array(ranks))
+    scorers = {name: table_scorer(table) for name, table in tables.items()}
+    found = best_models(scorers, validation, known, 6, 3)
+    assert list(found) == sorted(expected, key=expected.get, reverse=True)[:3]
+    assert found == pytest.approx({name: expected[name] for name in found})
+    for take in (0, 6):
+        with pytest.raises(InputError, match=f"{take} of 5 models"):
+            best_models(scorers, validation, known, 6, take)
 
 
 def test_not_finite():
