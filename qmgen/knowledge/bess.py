@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
 from qmgen.errors import InputError
-from qmgen.knowledge.draws import Corrupted, Draws, corrupted_heads, draw_steps
+from qmgen.knowledge.draws import Corrupted, Draws, ShuffledBlocks, corrupted_heads, draw_steps
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.link_losses import LinkLoss
 from qmgen.knowledge.negatives import Negatives
@@ -271,10 +271,11 @@ def train(
     loop = training_loop(objective, optimiser, blocks, mesh)
     state = optimiser.init(embeddings)
     rng = np.random.default_rng([seed, 1])
+    shuffled = ShuffledBlocks(blocks, rng)
     losses: list[np.ndarray] = [np.empty(0, np.float32)]
     for start in range(0, steps, _STEPS):
         draws = draw_steps(
-            blocks,
+            shuffled,
             where,
             steps=min(_STEPS, steps - start),
             per_block=per_block,

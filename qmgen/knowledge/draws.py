@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from qmgen.knowledge.negatives import Negatives, Replaced, SharedNegatives, negatives_of
 from qmgen.knowledge.sharding import EntityShards, TripleBlocks
@@ -37,13 +37,48 @@ class Draws(NamedTuple):
     kept: Bool[np.ndarray, "steps shards shards b n"] | None
 
 
+class ShuffledBlocks:
+    """Triples of each block in random order, none of them again before all have come.
+
+    Blocks go through their triples at their own pace, and a new order follows when one ends.
+
+    Parameters
+    ----------
+    blocks
+        What to go through.
+    rng
+        Generator of the orders, which `take` advances.
+    """
+
+    def __init__(self, blocks: TripleBlocks, rng: np.random.Generator) -> None:
+        self.blocks = blocks
+        self._rng = rng
+        self._left = {
+            place: np.empty(0, dtype=np.int64) for place in np.ndindex(blocks.count.shape)
+        }
+
+    def take(self, number: int) -> Int64[np.ndarray, "shards shards number"]:
+        """Give the next triples of each block, as places in the arrays of `TripleBlocks`.
+
+        A block without triples gives some of others, which have no weight.
+        """
+        count = np.maximum(self.blocks.count, 1)
+        chosen = np.empty((*count.shape, number), dtype=np.int64)
+        for place, left in self._left.items():
+            orders = max(0, -(-(number - left.size) // count[place]))
+            new = self._rng.permuted(np.tile(np.arange(count[place]), (orders, 1)), axis=1)
+            order = np.concatenate([left, new.ravel()])
+            chosen[place], self._left[place] = order[:number], order[number:].copy()
+        return np.minimum(self.blocks.start[..., None] + chosen, len(self.blocks.heads) - 1)
+
+
 def corrupted_heads(corrupted: Corrupted, per_block: int) -> int:
     """How many triples of each block lose their head; they come first."""
     return {"tail": 0, "head": per_block, "both": per_block // 2}[corrupted]
 
 
 def draw_steps(
-    blocks: TripleBlocks,
+    shuffled: ShuffledBlocks,
     shards: EntityShards,
     *,
     steps: int,
@@ -52,15 +87,14 @@ def draw_steps(
     corrupted: Corrupted,
     rng: np.random.Generator,
 ) -> Draws:
-    """Draw triples and negatives for several steps, with replacement.
+    """Draw triples and negatives for several steps, negatives with replacement.
 
     The same number comes from each block, so that shards have the same work and send and receive
-    the same amount; a block without triples gives some others, which have no weight. Nothing
-    depends on how many devices hold the shards.
+    the same amount. Nothing depends on how many devices hold the shards.
 
     Parameters
     ----------
-    blocks, shards
+    shuffled, shards
         What to draw from.
     steps
         Steps of training.
@@ -72,16 +106,17 @@ def draw_steps(
     corrupted
         As of the `Objective`.
     rng
-        Generator, which this advances.
+        Generator of negatives, which this advances.
 
     Raises
     ------
     InputError
         The negatives do not suit the triples.
     """
+    blocks = shuffled.blocks
     shape = (steps, *blocks.count.shape)
-    within = (rng.random((*shape, per_block)) * blocks.count[..., None]).astype(np.int64)
-    chosen = np.minimum(blocks.start[..., None] + within, len(blocks.heads) - 1)
+    taken = shuffled.take(steps * per_block).reshape(*blocks.count.shape, steps, per_block)
+    chosen = np.moveaxis(taken, 2, 0)
     negatives = negatives_of(negatives)
     kept = None
     if isinstance(negatives, SharedNegatives):

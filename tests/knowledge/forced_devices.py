@@ -9,7 +9,7 @@ import optax
 
 from qmgen.knowledge.bess import Objective, device_mesh, initial_embeddings, step_loss, train
 from qmgen.knowledge.bess_cost import collective_bytes
-from qmgen.knowledge.draws import draw_steps
+from qmgen.knowledge.draws import ShuffledBlocks, draw_steps
 from qmgen.knowledge.graph import KnowledgeGraph, distinct_triples
 from qmgen.knowledge.link_losses import LogSigmoid
 from qmgen.knowledge.negatives import (
@@ -93,14 +93,15 @@ def main() -> None:
     differences, traffic = {}, {}
     mesh = device_mesh(jax.devices()[:4])
     for name, (score, moved, kind) in CASES.items():
+        rng = np.random.default_rng(2)
         steps = draw_steps(
-            blocks,
+            ShuffledBlocks(blocks, rng),
             shards,
             steps=1,
             per_block=PER_BLOCK,
             negatives=kinds[kind],
             corrupted="both",
-            rng=np.random.default_rng(2),
+            rng=rng,
         )
         draws = jax.tree.map(lambda x: x[0], steps)
         start = initial_embeddings(score, shards, RELATIONS, WIDTH, mesh, seed=3)

@@ -13,7 +13,7 @@ import pytest
 from qmgen.errors import InputError
 from qmgen.knowledge.bess import Objective, device_mesh, initial_embeddings, step_loss, train
 from qmgen.knowledge.bess_cost import step_cost
-from qmgen.knowledge.draws import draw_steps
+from qmgen.knowledge.draws import ShuffledBlocks, draw_steps
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
 from qmgen.knowledge.scoring import rotat_e, score_function
 from qmgen.knowledge.sharding import block_triples, shard_entities
@@ -133,9 +133,10 @@ def test_gradients(name, loss, kind):
     shards = shard_entities(ENTITIES, 3 if kind == "shared" else 5, seed=1)
     blocks = block_triples(some.triples, shards)
     negatives = negatives_of_each_kind(len(some.triples))[kind]
+    rng = np.random.default_rng(2)
     steps = draw_steps(
-        blocks, shards, steps=1, per_block=4, negatives=negatives, corrupted=corrupted,
-        rng=np.random.default_rng(2),
+        ShuffledBlocks(blocks, rng), shards, steps=1, per_block=4, negatives=negatives,
+        corrupted=corrupted, rng=rng,
     )  # fmt: skip
     draws = jax.tree.map(lambda x: x[0], steps)
     start = initial_embeddings(score, shards, RELATIONS, WIDTH, mesh, seed=3)
@@ -180,8 +181,9 @@ def test_draws_are_from_their_blocks_and_weights_make_a_mean():
     blocks = block_triples(triples, shards)
     rng = np.random.default_rng(5)
     draws = draw_steps(
-        blocks, shards, steps=4000, per_block=2, negatives=3, corrupted="both", rng=rng
-    )
+        ShuffledBlocks(blocks, rng), shards, steps=4000, per_block=2, negatives=3,
+        corrupted="both", rng=rng,
+    )  # fmt: skip
     one = jax.tree.map(lambda x: x.transpose(1, 2, 0, 3).reshape(4, 4, -1), draws)
     heads, relations, tails, negatives, _ = unsharded.global_draws(one, shards)
     assert negatives.min() >= 0
@@ -195,6 +197,23 @@ def test_draws_are_from_their_blocks_and_weights_make_a_mean():
     values = triples[:, 0] + 10.0 * triples[:, 1] - triples[:, 2]
     error = values.std() / np.sqrt(heads.size)
     assert abs(drawn.mean() - values.mean()) < 5 * error
+
+
+def test_no_triple_comes_again_before_all_of_its_block_have():
+    shards = shard_entities(ENTITIES, 4, seed=3)
+    blocks = block_triples(graph().triples, shards)
+    shuffled = ShuffledBlocks(blocks, np.random.default_rng(7))
+    # In several parts, each of which ends in the middle of a pass.
+    parts = [shuffled.take(number) for number in (1, 30, 7, 250)]
+    taken = np.concatenate(parts, axis=2)
+    orders = set()
+    for place in np.ndindex(4, 4):
+        start, count = blocks.start[place], blocks.count[place]
+        for first in range(0, 288 - count, count):
+            one = taken[place][first : first + count]
+            assert sorted(one) == list(range(start, start + count))
+            orders.add((place, tuple(one)))
+    assert len(orders) == sum(len(range(0, 288 - count, count)) for count in blocks.count.flat)
 
 
 def test_an_empty_block_has_no_weight():

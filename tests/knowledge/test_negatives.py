@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qmgen.errors import InputError
-from qmgen.knowledge.draws import draw_steps
+from qmgen.knowledge.draws import ShuffledBlocks, draw_steps
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
 from qmgen.knowledge.negatives import GivenNegatives, OwnNegatives, TypedNegatives
 from qmgen.knowledge.sharding import block_triples, shard_entities
@@ -24,9 +24,10 @@ def drawn(negatives, corrupted="both", steps=300, per_block=4):
     blocks = block_triples(graph().triples, SHARDS_HERE)
     # No block is empty, so that all triples have weight.
     assert blocks.count.min() > 0
+    rng = np.random.default_rng(1)
     draws = draw_steps(
-        blocks, SHARDS_HERE, steps=steps, per_block=per_block, negatives=negatives,
-        corrupted=corrupted, rng=np.random.default_rng(1),
+        ShuffledBlocks(blocks, rng), SHARDS_HERE, steps=steps, per_block=per_block,
+        negatives=negatives, corrupted=corrupted, rng=rng,
     )  # fmt: skip
     each = [
         unsharded.global_draws(jax.tree.map(lambda x, i=i: x[i], draws), SHARDS_HERE)
