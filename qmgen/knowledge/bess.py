@@ -135,22 +135,23 @@ def step_loss(
         )
         target = jnp.concatenate([head[:, :, :half], tail[:, :, half:]], axis=2)
         positive = objective.score.compare(point, relation, target)
-        scored = partial(_scored, objective.score, each=draws.kept is not None)
+        kept = None if draws.kept is None else jnp.asarray(draws.kept)
+        scored = partial(_scored, objective.score, kept is not None)
         if objective.moved == "embeddings":
             of_others = jax.vmap(jax.vmap(scored, (None, None, 0)))(
                 _joined(point), _joined(relation), received[:, :, count:]
             )
         else:
             # Negatives stay where they lie; queries of all shards come, and their scores go back.
-            of_all = [
+            points, relations = (
                 jax.lax.all_gather(_joined(x), _AXIS, axis=0, tiled=True) for x in (point, relation)
-            ]
+            )
             of_others = _exchanged(
-                jax.vmap(lambda rows: jax.vmap(scored)(*of_all, rows))(negatives)
+                jax.vmap(lambda rows: jax.vmap(scored)(points, relations, rows))(negatives)
             )
         # From own shard, lender, query, negative.
         of_others = jnp.swapaxes(of_others, 1, 2).reshape(*positive.shape, -1)
-        losses = objective.loss(positive, of_others, draws.kept)
+        losses = objective.loss(positive, of_others, kept)
         total = jnp.sum(weights[..., None] * losses)
         return jax.lax.psum(total, _AXIS) / (mesh.size * positive.size)
 
@@ -175,17 +176,16 @@ def _joined(values: Array) -> Array:
 
 def _scored(
     score: ScoreFunction,
+    own: bool,
     point: Float[Array, "q width"],
     relation: Float[Array, "q relation_width"],
     rows: Float[Array, "k width"],
-    *,
-    each: bool,
 ) -> Float[Array, "q n"]:
-    """Score all rows for every query, or for each query its own k / q of them."""
-    if not each:
+    """Score all rows for every query, or for each query k / q of its own among them."""
+    if not own:
         return score.compare_all(point, relation, rows)
-    own = rows.reshape(point.shape[0], -1, rows.shape[-1])
-    return score.compare(point[:, None], relation[:, None], own)
+    of_each = rows.reshape(point.shape[0], -1, rows.shape[-1])
+    return score.compare(point[:, None], relation[:, None], of_each)
 
 
 @dataclass(frozen=True)

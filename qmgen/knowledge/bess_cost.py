@@ -65,8 +65,7 @@ def step_cost(
     compared = queries * negatives.from_each(shards)
     gathered = 0
     if objective.moved == "embeddings":
-        shared = isinstance(negatives, SharedNegatives)
-        lent = negatives.count if shared else compared
+        lent = negatives.count if isinstance(negatives, SharedNegatives) else compared
         exchanged = own * all_shards * (per_block + lent) * width
     else:
         exchanged = own * all_shards * (per_block * width + compared)
