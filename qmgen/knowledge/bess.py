@@ -185,7 +185,9 @@ def _scored(
     if not own:
         return score.compare_all(point, relation, rows)
     of_each = rows.reshape(point.shape[0], -1, rows.shape[-1])
-    return score.compare(point[:, None], relation[:, None], of_each)
+    # Products of a vector and a matrix, which XLA does not do again for each use of a score.
+    one = jax.vmap(lambda p, r, some: score.compare_all(p[None], r[None], some)[0])
+    return one(point, relation, of_each)
 
 
 @dataclass(frozen=True)
