@@ -32,17 +32,7 @@ def combined(scorers: Sequence[Scorer], top: int | None = None) -> Scorer:
     if not scorers:
         raise InputError("an ensemble needs at least one model")
 
-    def scorer(given: np.ndarray, relations: np.ndarray, end: End) -> np.ndarray:
-        total: np.ndarray = np.zeros(1)
-        for one in scorers:
-            scores = one(given, relations, end)
-            order = np.argsort(-scores, axis=1, kind="stable")
-            rank = np.empty_like(order)
-            np.put_along_axis(rank, order, np.arange(1, scores.shape[1] + 1)[None], axis=1)
-            total = total + np.where(rank <= (top or scores.shape[1]), rank**-0.5, 0.0)
-        return total
-
-    return scorer
+    return _summed([_votes(one, top) for one in scorers])
 
 
 def best_models(
@@ -52,10 +42,14 @@ def best_models(
     entities: int,
     take: int,
 ) -> dict[str, float]:
-    """Pick those that rank the ends of validation triples best, each by itself.
+    """Pick models whose ensemble ranks the ends of validation triples best, one after the other.
 
-    The winning entry of BESS took 25 models each of TransE, DistMult and ComplEx and 5 each of
-    RotatE and TransH in this way, with one choice for each kind.
+    Forward selection: Caruana, Niculescu-Mizil, Crew, Ksikes, ICML 2004. First comes the best
+    model, then each time the one with which those picked so far are best, until `take` are picked
+    or none makes them better. The winning entry of BESS has so many of each kind, those best by
+    themselves; but all have the same vote, so that weak models may outvote one that is better.
+
+    Memory is that of both ends' scores of all validation triples by all models.
 
     Parameters
     ----------
@@ -64,24 +58,66 @@ def best_models(
     validation, known, entities
         As of `link_ranks`.
     take
-        How many to pick, at most as many as there are.
+        How many to pick at most.
 
     Returns
     -------
     dict
-        Filtered mean reciprocal rank of those picked by their names, best first; of equal ones
-        the first given.
+        Names in the order of picking, and the filtered mean reciprocal rank of the ensemble of each
+        and those before; of equal models the first given is taken.
 
     Raises
     ------
     InputError
-        There are fewer models, or nothing to rank.
+        There are no models, none are to be picked, or there is nothing to rank.
     """
-    if not 1 <= take <= len(scorers):
-        raise InputError(f"{take} of {len(scorers)} models can't be picked; choose 1 to that many")
-    found = {
-        name: link_ranks(scorer, validation, known, entities).mrr
-        for name, scorer in scorers.items()
-    }
-    order = sorted(found, key=lambda name: -found[name])
-    return {name: found[name] for name in order[:take]}
+    if not scorers or take < 1:
+        raise InputError(f"{take} of {len(scorers)} models can't be picked; choose at least 1")
+    votes = {name: _remembered(_votes(scorer, None)) for name, scorer in scorers.items()}
+    picked: dict[str, float] = {}
+    reached = -np.inf
+    while len(picked) < min(take, len(votes)):
+        chosen = [votes[name] for name in picked]
+        found = {
+            name: link_ranks(_summed([*chosen, one]), validation, known, entities).mrr
+            for name, one in votes.items()
+            if name not in picked
+        }
+        best = max(found, key=lambda name: found[name])
+        if found[best] <= reached:
+            break
+        picked[best] = reached = found[best]
+    return picked
+
+
+def _votes(scorer: Scorer, top: int | None) -> Scorer:
+    """Rank^-1/2 of each entity."""
+
+    def votes(given: np.ndarray, relations: np.ndarray, end: End) -> np.ndarray:
+        scores = scorer(given, relations, end)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(1, scores.shape[1] + 1)[None], axis=1)
+        return np.where(rank <= (top or scores.shape[1]), rank**-0.5, 0.0)
+
+    return votes
+
+
+def _summed(scorers: Sequence[Scorer]) -> Scorer:
+    def total(given: np.ndarray, relations: np.ndarray, end: End) -> np.ndarray:
+        return np.sum([one(given, relations, end) for one in scorers], axis=0)
+
+    return total
+
+
+def _remembered(scorer: Scorer) -> Scorer:
+    """Score the same queries once only."""
+    known: dict[tuple[End, bytes, bytes], np.ndarray] = {}
+
+    def again(given: np.ndarray, relations: np.ndarray, end: End) -> np.ndarray:
+        query = (end, given.tobytes(), relations.tobytes())
+        if query not in known:
+            known[query] = scorer(given, relations, end)
+        return known[query]
+
+    return again
