@@ -169,8 +169,8 @@ benchmark-knowledge: setup
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/bess.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/topology.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/synth_kgqa.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/ultrag.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/pykeen_peers.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/ultrag.py
 
 # SchNet trained in each number format on the store of the demo; ten minutes.
 benchmark-few-bits: demo/schnet/model.ckpt
