@@ -170,6 +170,7 @@ benchmark-knowledge: setup scaling/qm9.zarr
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/bess.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/topology.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/synth_kgqa.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/pykeen_peers.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/ultrag.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/knowledge/gap_bins.py scaling/qm9.zarr
 

@@ -1,8 +1,7 @@
 """Cattaneo et al., 2211.12281: embeddings trained in shards.
 
-Five models on a ring, of which a rotation is the right one; Nations, Kinships and UMLS beside
-PyKEEN's own models with the same split, sizes, losses, optimiser and thread; the loss on 1 to 8
-forced devices; memory and traffic by formula. Run as `make benchmark-knowledge`.
+Five models on a ring, of which a rotation is the right one; the loss on 1 to 8 forced devices;
+memory and traffic by formula. Run as `make benchmark-knowledge`.
 """
 
 import argparse
@@ -10,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -19,21 +18,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from qmgen.knowledge.bess import (
-    Objective,
-    Trained,
-    device_mesh,
-    initial_embeddings,
-    train,
-    training_loop,
-)
+from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.bess_cost import step_cost
-from qmgen.knowledge.ensemble import combined
 from qmgen.knowledge.graph import UNTYPED, KnowledgeGraph
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
 from qmgen.knowledge.link_prediction import link_ranks, scorer_of
+from qmgen.knowledge.negatives import Negatives, OwnNegatives, SharedNegatives
 from qmgen.knowledge.scoring import score_function
-from qmgen.knowledge.sharding import EntityShards, block_triples, draw_steps, shard_entities
+from qmgen.knowledge.sharding import EntityShards
 from qmgen.knowledge.triple_splits import TripleSplit, random_split
 
 MODELS = ("TransE", "TransH", "RotatE", "DistMult", "ComplEx")
@@ -130,115 +122,29 @@ def on_ring(split: TripleSplit, steps: int, seeds: int, figure: Path) -> None:
     plt.close()
 
 
-def timed(
-    split: TripleSplit, name: str, steps: int, batch: int, negatives: int, seeds: int
-) -> tuple[list[Trained], list[float]]:
-    """Train on one device, a program for all seeds.
-
-    Also triples per second of the processor, compilation apart.
-    """
-    what, mesh = objective(name, len(split.graph.entities)), device_mesh(jax.devices()[:1])
-    optimiser = optax.adam(RATE)
-    shards = shard_entities(len(split.graph.entities), 1, seed=0)
-    blocks = block_triples(split.training, shards)
-    run = training_loop(what, optimiser, blocks, mesh)
-
-    def train_once(seed: int) -> tuple[Trained, float]:
-        start = initial_embeddings(
-            what.score, shards, len(split.graph.relations), width(name), mesh, seed=seed
-        )
-        state = optimiser.init(start)
-        begin = time.process_time()
-        draws = draw_steps(
-            blocks,
-            shards,
-            steps=steps,
-            per_block=batch,
-            negatives=negatives,
-            rng=np.random.default_rng(seed),
-        )
-        embeddings, _, losses = jax.block_until_ready(run(start, state, draws))
-        rate = steps * batch / (time.process_time() - begin)
-        return Trained(what.score, embeddings, shards, np.asarray(losses)), rate
-
-    train_once(0)
-    trained, rates = zip(*map(train_once, range(seeds)), strict=True)
-    return list(trained), list(rates)
-
-
-def beside_pykeen(
-    names: list[str], seeds: int, steps: int, batch: int, negatives: int, shared: int
-) -> Iterator[list[str]]:
-    """Rows of a table, as they are computed: PyKEEN's negatives are each triple's own."""
-    import torch
-    from pykeen.datasets import get_dataset
-    from pykeen_peers import peer
-
-    from qmgen.knowledge.pykeen_datasets import pykeen_dataset
-
-    torch.set_num_threads(1)
-    for dataset_name in names:
-        dataset = get_dataset(dataset=dataset_name)
-        split = pykeen_dataset(dataset)
-        n = len(split.graph.entities)
-        scorers = []
-        for name in MODELS:
-            theirs, their_rates = [], []
-            trained, rates = timed(split, name, steps, batch, shared, seeds)
-            for seed in range(seeds):
-                mrr, rate = peer(
-                    dataset,
-                    name,
-                    dimension=DIMENSION,
-                    steps=steps,
-                    batch=batch,
-                    negatives=negatives,
-                    rate=RATE,
-                    margin=MARGIN if name in DISTANCES else None,
-                    seed=seed,
-                )
-                theirs.append(mrr)
-                their_rates.append(rate)
-            scorers += map(scorer_of, trained)
-            own = [
-                link_ranks(scorer, split.test, split.graph.triples, n).mrr
-                for scorer in scorers[-seeds:]
-            ]
-            within = np.mean(own) >= min(theirs)
-            yield [
-                dataset_name,
-                name,
-                f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})",
-                f"{np.mean(theirs):.3f} ({min(theirs):.3f} to {max(theirs):.3f})",
-                "yes" if within else "NO",
-                f"{np.median(rates):,.0f}",
-                f"{np.median(rates) / np.median(their_rates):.1f}",
-            ]
-        ensemble = link_ranks(combined(scorers), split.test, split.graph.triples, n).mrr
-        yield [dataset_name, "all as an ensemble", f"{ensemble:.3f}", "", "", "", ""]
-
-
 def forced_devices() -> None:
     """In a process with eight forced devices: the same loss on all numbers of them."""
     split = random_split(ring(200, 8), 0.0, 0.1, seed=0)
+    kinds: dict[str, Negatives] = {"shared": SharedNegatives(8), "own": OwnNegatives(8)}
     curves = {}
-    for devices in (1, 2, 4, 8):
-        trained = train(
-            split.graph,
-            split.training,
-            objective("RotatE", 200),
-            width=width("RotatE"),
-            steps=100,
-            per_block=4,
-            negatives=8,
-            optimiser=optax.adam(RATE),
-            mesh=device_mesh(jax.devices()[:devices]),
-            shards=8,
-        )
-        curves[devices] = trained.losses
+    for kind, negatives in kinds.items():
+        for devices in (1, 2, 4, 8):
+            trained = train(
+                split.graph,
+                split.training,
+                objective("RotatE", 200),
+                width=width("RotatE"),
+                steps=100,
+                per_block=4,
+                negatives=negatives,
+                optimiser=optax.adam(RATE),
+                mesh=device_mesh(jax.devices()[:devices]),
+                shards=8,
+            )
+            curves[kind, devices] = trained.losses
     rows = []
-    for devices, losses in curves.items():
-        difference = np.abs(losses / curves[1] - 1).max()
+    for (kind, devices), losses in curves.items():
+        difference = np.abs(losses / curves[kind, 1] - 1).max()
         cost = step_cost(
             objective("RotatE", 200),
             trained.shards,
@@ -246,13 +152,14 @@ def forced_devices() -> None:
             relations=8,
             width=width("RotatE"),
             per_block=4,
-            negatives=8,
+            negatives=kinds[kind],
         )
         away = cost.all_to_all_bytes * (devices - 1) // devices
         row = [f"{losses[-1]:.6f}", f"{difference:.1e}", f"{cost.memory_bytes:,}", f"{away:,}"]
-        rows.append([str(devices), *row])
+        rows.append([kind, str(devices), *row])
     table(
         [
+            "negatives",
             "devices",
             "loss after 100 steps",
             "largest relative difference",
@@ -271,7 +178,7 @@ def at_scale() -> None:
     )
     rows = []
     for moved in ("embeddings", "scores"):
-        for negatives in (16, 512):
+        for negatives in (SharedNegatives(16), SharedNegatives(512), OwnNegatives(1)):
             cost = step_cost(
                 Objective(score_function("RotatE"), LogSigmoid(10.0), moved=moved),
                 where,
@@ -282,21 +189,19 @@ def at_scale() -> None:
                 negatives=negatives,
             )
             exchanged = (cost.all_to_all_bytes + 2 * cost.all_gather_bytes) / 1e6
-            rows.append(
-                [moved, str(negatives), f"{cost.memory_bytes / 1e9:.1f}", f"{exchanged:.1f}"]
-            )
-    table(["exchanged", "negatives a pair of shards", "GB a device", "MB a step and device"], rows)
+            of_each = "triple's own" if isinstance(negatives, OwnNegatives) else "shared"
+            row = [moved, f"{negatives.count}, {of_each}"]
+            rows.append([*row, f"{cost.memory_bytes / 1e9:.1f}", f"{exchanged:.1f}"])
+    table(
+        ["exchanged", "negatives of each shard", "GB a device", "MB a step and device"],
+        rows,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ring-steps", type=int, default=1500)
-    parser.add_argument("--datasets", nargs="*", default=["nations", "kinships", "umls"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--negatives", type=int, default=32, help="of each triple in PyKEEN")
-    parser.add_argument("--shared-negatives", type=int, default=32, help="of a batch here")
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--forced", action="store_true", help=argparse.SUPPRESS)
     figures = Path(__file__).parents[1] / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "bess.png")
@@ -310,27 +215,6 @@ def main() -> None:
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, __file__, "--forced"], env=environment, check=True)
     at_scale()
-    if arguments.datasets:
-        rows = beside_pykeen(
-            arguments.datasets,
-            arguments.seeds,
-            arguments.steps,
-            arguments.batch,
-            arguments.negatives,
-            arguments.shared_negatives,
-        )
-        table(
-            [
-                "dataset",
-                "model",
-                "MRR, mean (range)",
-                "PyKEEN's",
-                "not below its range",
-                "triples per second of the processor",
-                "times PyKEEN's",
-            ],
-            rows,
-        )
 
 
 if __name__ == "__main__":

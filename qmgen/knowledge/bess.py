@@ -8,6 +8,7 @@ come to it in one exchange of equal parts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,17 +21,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
 from qmgen.errors import InputError
+from qmgen.knowledge.draws import Corrupted, Draws, ShuffledBlocks, corrupted_heads, draw_steps
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.link_losses import LinkLoss
+from qmgen.knowledge.negatives import Negatives
 from qmgen.knowledge.scoring import ScoreFunction, initial_entities
-from qmgen.knowledge.sharding import (
-    Draws,
-    EntityShards,
-    TripleBlocks,
-    block_triples,
-    draw_steps,
-    shard_entities,
-)
+from qmgen.knowledge.sharding import EntityShards, TripleBlocks, block_triples, shard_entities
 
 _AXIS = "shards"
 # Steps whose draws are made at once.
@@ -72,7 +68,7 @@ class Objective:
 
     score: ScoreFunction
     loss: LinkLoss
-    corrupted: Literal["tail", "head", "both"] = "both"
+    corrupted: Corrupted = "both"
     moved: Literal["embeddings", "scores"] = "embeddings"
 
 
@@ -120,7 +116,8 @@ def step_loss(
     """
 
     def local(embeddings: Embeddings, draws: Draws, weights: Array) -> Array:
-        count, half = draws.heads.shape[-1], _corrupted_heads(objective, draws.heads.shape[-1])
+        count = draws.heads.shape[-1]
+        half = corrupted_heads(objective.corrupted, count)
         head = _rows(embeddings.entities, draws.heads)
         relation = embeddings.relations[draws.relations]
         negatives = _rows(embeddings.entities, draws.negatives)
@@ -138,21 +135,28 @@ def step_loss(
         )
         target = jnp.concatenate([head[:, :, :half], tail[:, :, half:]], axis=2)
         positive = objective.score.compare(point, relation, target)
-        compare = jax.vmap(objective.score.compare_all)
+        kept = None if draws.kept is None else jnp.asarray(draws.kept)
+        scored = partial(_scored, objective.score, kept is not None)
         if objective.moved == "embeddings":
-            of_others = compare(_joined(point), _joined(relation), _joined(received[:, :, count:]))
+            of_others = jax.vmap(jax.vmap(scored, (None, None, 0)))(
+                _joined(point), _joined(relation), received[:, :, count:]
+            )
         else:
-            of_others = _scores_of_others(compare, _joined(point), _joined(relation), negatives)
-        losses = objective.loss(positive, of_others.reshape(*positive.shape, -1))
+            # Negatives stay where they lie; queries of all shards come, and their scores go back.
+            points, relations = (
+                jax.lax.all_gather(_joined(x), _AXIS, axis=0, tiled=True) for x in (point, relation)
+            )
+            of_others = _exchanged(
+                jax.vmap(lambda rows: jax.vmap(scored)(points, relations, rows))(negatives)
+            )
+        # From own shard, lender, query, negative.
+        of_others = jnp.swapaxes(of_others, 1, 2).reshape(*positive.shape, -1)
+        losses = objective.loss(positive, of_others, kept)
         total = jnp.sum(weights[..., None] * losses)
         return jax.lax.psum(total, _AXIS) / (mesh.size * positive.size)
 
-    specs = (Embeddings._make([P(_AXIS), P()]), Draws._make([P(_AXIS)] * 4), P(_AXIS))
+    specs = (Embeddings._make([P(_AXIS), P()]), P(_AXIS), P(_AXIS))
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
-
-
-def _corrupted_heads(objective: Objective, per_block: int) -> int:
-    return {"tail": 0, "head": per_block, "both": per_block // 2}[objective.corrupted]
 
 
 def _rows(entities: Array, places: ArrayLike) -> Array:
@@ -170,19 +174,20 @@ def _joined(values: Array) -> Array:
     return values.reshape(values.shape[0], -1, values.shape[-1])
 
 
-def _scores_of_others(
-    compare: Callable[[Array, Array, Array], Array],
-    point: Float[Array, "own q width"],
-    relation: Float[Array, "own q relation_width"],
-    negatives: Float[Array, "own shards k width"],
-) -> Float[Array, "own q n"]:
-    """Score negatives where they lie, against the points of all shards, and exchange the scores."""
-    points, relations = (
-        jax.lax.all_gather(x, _AXIS, axis=0, tiled=True) for x in (point, relation)
-    )
-    scores = jax.vmap(lambda rows: compare(points, relations, rows))(negatives)
-    received = _exchanged(scores)
-    return jnp.swapaxes(received, 1, 2).reshape(*point.shape[:2], -1)
+def _scored(
+    score: ScoreFunction,
+    own: bool,
+    point: Float[Array, "q width"],
+    relation: Float[Array, "q relation_width"],
+    rows: Float[Array, "k width"],
+) -> Float[Array, "q n"]:
+    """Score all rows for every query, or for each query k / q of its own among them."""
+    if not own:
+        return score.compare_all(point, relation, rows)
+    of_each = rows.reshape(point.shape[0], -1, rows.shape[-1])
+    # Products of a vector and a matrix, which XLA does not do again for each use of a score.
+    one = jax.vmap(lambda p, r, some: score.compare_all(p[None], r[None], some)[0])
+    return one(point, relation, of_each)
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,7 @@ def train(
     width: int,
     steps: int,
     per_block: int,
-    negatives: int,
+    negatives: int | Negatives,
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     shards: int | None = None,
@@ -240,8 +245,9 @@ def train(
         Triples from each block and step: shards² times as many a step; even if heads and tails
         are corrupted.
     negatives
-        Entities that each shard lends to each shard: a triple is compared with shards times as
-        many, the same ones for all triples of a shard and step.
+        Which entities triples are compared with; a number is that of `SharedNegatives`, the
+        entities that each shard lends to each shard. A triple is compared with shards times as
+        many.
     optimiser
         Such as `optax.adam(0.01)`; its state lies where the embeddings are.
     mesh
@@ -254,7 +260,8 @@ def train(
     Raises
     ------
     InputError
-        There are no triples, or shards and width do not suit devices and model.
+        There are no triples, or shards and width do not suit devices and model, or negatives
+        the triples.
     """
     where = shard_entities(len(graph.entities), shards or mesh.size, seed=seed)
     blocks = block_triples(triples, where)
@@ -266,14 +273,16 @@ def train(
     loop = training_loop(objective, optimiser, blocks, mesh)
     state = optimiser.init(embeddings)
     rng = np.random.default_rng([seed, 1])
+    shuffled = ShuffledBlocks(blocks, rng)
     losses: list[np.ndarray] = [np.empty(0, np.float32)]
     for start in range(0, steps, _STEPS):
         draws = draw_steps(
-            blocks,
+            shuffled,
             where,
             steps=min(_STEPS, steps - start),
             per_block=per_block,
             negatives=negatives,
+            corrupted=objective.corrupted,
             rng=rng,
         )
         embeddings, state, found = loop(embeddings, state, draws)

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from qmgen.knowledge.bess import Objective
+from qmgen.knowledge.negatives import Negatives, SharedNegatives, negatives_of
 from qmgen.knowledge.sharding import EntityShards
 
 _BYTES = 4
@@ -48,22 +49,26 @@ def step_cost(
     relations: int,
     width: int,
     per_block: int,
-    negatives: int,
+    negatives: int | Negatives,
 ) -> StepCost:
     """Count bytes of a step of `qmgen.knowledge.bess.train`, whose arguments these are.
 
-    With S shards on W devices, B triples a block, K negatives and width d, a device gets
-    S/W · S · (B + K) · d numbers; if scores move, S/W · S · B · d and S/W · S · S B · K of them.
+    With S shards on W devices, B triples a block, K negatives of each shard and width d, a device
+    gets S/W · S · (B + K) · d numbers if negatives are shared and S/W · S · (B + S B · K) · d if
+    they are each triple's own; if scores move, S/W · S · (B · d + S B · K) in both cases.
     """
+    negatives = negatives_of(negatives)
     own, all_shards = shards.shards // devices, shards.shards
     relation = objective.score.relation_width(width)
     held = own * shards.rows * width + relations * relation
     queries = all_shards * per_block
+    compared = queries * negatives.from_each(shards)
     gathered = 0
     if objective.moved == "embeddings":
-        exchanged = own * all_shards * (per_block + negatives) * width
+        lent = negatives.count if isinstance(negatives, SharedNegatives) else compared
+        exchanged = own * all_shards * (per_block + lent) * width
     else:
-        exchanged = own * all_shards * (per_block * width + queries * negatives)
+        exchanged = own * all_shards * (per_block * width + compared)
         of_query = width + relation * objective.score.relation_in_compare
         gathered = all_shards * queries * of_query
     return StepCost(

@@ -1,4 +1,4 @@
-"""Entities in shards of equal size, triples in blocks by their ends' shards, and what a step draws.
+"""Entities in shards of equal size, triples in blocks by the shards of their ends.
 
 Cattaneo, Justus, Mellor, Orr, Maloberti, Liu, Farnsworth, Fitzgibbon, Banaszewski, Luschi, "BESS:
 Balanced Entity Sampling and Sharing for Large-Scale Knowledge Graph Completion",
@@ -6,7 +6,6 @@ arXiv:2211.12281.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Int64
@@ -75,6 +74,8 @@ class TripleBlocks:
         Numbers of relations.
     start, count
         Where each block starts and how many triples it has; head's shard, then tail's.
+    order
+        Number of each triple before it was sorted into blocks.
     """
 
     heads: Int32[np.ndarray, " n"]
@@ -82,6 +83,7 @@ class TripleBlocks:
     tails: Int32[np.ndarray, " n"]
     start: Int64[np.ndarray, "shards shards"]
     count: Int64[np.ndarray, "shards shards"]
+    order: Int64[np.ndarray, " n"]
 
     @property
     def weights(self) -> Float32[np.ndarray, "shards shards"]:
@@ -110,63 +112,5 @@ def block_triples(triples: Int[np.ndarray, "n 3"], shards: EntityShards) -> Trip
         shards.place[tails[order]],
         (np.cumsum(count) - count).reshape(shape),
         count.reshape(shape).astype(np.int64),
-    )
-
-
-class Draws(NamedTuple):
-    """What steps of training work on, each array with the shard that holds it before others.
-
-    Attributes
-    ----------
-    heads, relations
-        Of the positive triples: head's shard, tail's shard, draw.
-    tails
-        Of the same triples: tail's shard, head's shard, draw.
-    negatives
-        Rows that a shard lends: their shard, the shard that corrupts triples with them, draw.
-    """
-
-    heads: Int32[np.ndarray, "steps shards shards b"]
-    relations: Int32[np.ndarray, "steps shards shards b"]
-    tails: Int32[np.ndarray, "steps shards shards b"]
-    negatives: Int32[np.ndarray, "steps shards shards k"]
-
-
-def draw_steps(
-    blocks: TripleBlocks,
-    shards: EntityShards,
-    *,
-    steps: int,
-    per_block: int,
-    negatives: int,
-    rng: np.random.Generator,
-) -> Draws:
-    """Draw triples and negatives for several steps, with replacement.
-
-    The same number comes from each block, so that shards have the same work and send and receive
-    the same amount; a block without triples gives some others, which have no weight. Nothing
-    depends on how many devices hold the shards.
-
-    Parameters
-    ----------
-    blocks, shards
-        What to draw from.
-    steps
-        Steps of training.
-    per_block
-        Triples from each block and step.
-    negatives
-        Entities that each shard lends to each other one and to itself, drawn from all of its own.
-    rng
-        Generator, which this advances.
-    """
-    shape = (steps, *blocks.count.shape)
-    within = (rng.random((*shape, per_block)) * blocks.count[..., None]).astype(np.int64)
-    chosen = np.minimum(blocks.start[..., None] + within, len(blocks.heads) - 1)
-    lent = rng.random((*shape, negatives)) * shards.counts[:, None, None]
-    return Draws(
-        blocks.heads[chosen],
-        blocks.relations[chosen],
-        np.ascontiguousarray(blocks.tails[chosen].swapaxes(1, 2)),
-        lent.astype(np.int32),
+        order,
     )

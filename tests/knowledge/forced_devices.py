@@ -9,13 +9,35 @@ import optax
 
 from qmgen.knowledge.bess import Objective, device_mesh, initial_embeddings, step_loss, train
 from qmgen.knowledge.bess_cost import collective_bytes
+from qmgen.knowledge.draws import ShuffledBlocks, draw_steps
 from qmgen.knowledge.graph import KnowledgeGraph, distinct_triples
 from qmgen.knowledge.link_losses import LogSigmoid
+from qmgen.knowledge.negatives import (
+    GivenNegatives,
+    OwnNegatives,
+    SharedNegatives,
+    TypedNegatives,
+)
 from qmgen.knowledge.scoring import rotat_e, trans_h
-from qmgen.knowledge.sharding import block_triples, draw_steps, shard_entities
+from qmgen.knowledge.sharding import block_triples, shard_entities
 from tests.knowledge import unsharded
 
-ENTITIES, RELATIONS, WIDTH, SHARDS, PER_BLOCK, NEGATIVES = 45, 3, 6, 8, 2, 3
+ENTITIES, RELATIONS, WIDTH, SHARDS, PER_BLOCK = 45, 3, 6, 8, 2
+# Two entities are of the first type, so that most shards have none of it.
+TYPE_OF = np.where(np.arange(ENTITIES) < 2, 0, 1 + np.arange(ENTITIES) % 2)
+CASES = {
+    f"{score.name} {moved} {negatives}": (score, moved, negatives)
+    for score, moved, negatives in (
+        (rotat_e(), "embeddings", "shared"),
+        (rotat_e(), "scores", "shared"),
+        (trans_h(), "scores", "shared"),
+        (rotat_e(), "embeddings", "own"),
+        (trans_h(), "scores", "own"),
+        (trans_h(), "embeddings", "typed"),
+        (rotat_e(), "scores", "typed"),
+        (rotat_e(), "embeddings", "given"),
+    )
+}
 
 
 def graph() -> KnowledgeGraph:
@@ -30,37 +52,58 @@ def graph() -> KnowledgeGraph:
     )
 
 
+def negatives_of_each_kind(triples: int) -> dict:
+    heads, tails = np.random.default_rng(4).integers(0, ENTITIES, (2, triples, 5))
+    return {
+        "shared": SharedNegatives(3),
+        "own": OwnNegatives(3),
+        "typed": TypedNegatives(3, TYPE_OF),
+        "given": GivenNegatives(heads, tails[:, :4]),
+    }
+
+
 def main() -> None:
     assert len(jax.devices()) == 8
     some = graph()
     loss = LogSigmoid(margin=2.0)
+    kinds = negatives_of_each_kind(len(some.triples))
     curves, held = {}, {}
-    for devices in (1, 2, 4, 8):
-        trained = train(
-            some,
-            some.triples,
-            Objective(rotat_e(), loss),
-            width=WIDTH,
-            steps=30,
-            per_block=PER_BLOCK,
-            negatives=NEGATIVES,
-            optimiser=optax.adam(0.02),
-            mesh=device_mesh(jax.devices()[:devices]),
-            shards=SHARDS,
-            seed=1,
-        )
-        curves[devices] = trained.losses.tolist()
-        pieces = trained.embeddings.entities.addressable_shards
-        held[devices] = sorted(piece.data.nbytes for piece in pieces)
+    for kind, negatives in kinds.items():
+        curves[kind] = {}
+        for devices in (1, 2, 4, 8):
+            trained = train(
+                some,
+                some.triples,
+                Objective(rotat_e(), loss),
+                width=WIDTH,
+                steps=30,
+                per_block=PER_BLOCK,
+                negatives=negatives,
+                optimiser=optax.adam(0.02),
+                mesh=device_mesh(jax.devices()[:devices]),
+                shards=SHARDS,
+                seed=1,
+            )
+            curves[kind][devices] = trained.losses.tolist()
+            pieces = trained.embeddings.entities.addressable_shards
+            held[devices] = sorted(piece.data.nbytes for piece in pieces)
 
     shards = shard_entities(ENTITIES, SHARDS, seed=1)
     blocks = block_triples(some.triples, shards)
-    rng = np.random.default_rng(2)
-    steps = draw_steps(blocks, shards, steps=1, per_block=PER_BLOCK, negatives=NEGATIVES, rng=rng)
-    draws = jax.tree.map(lambda x: x[0], steps)
     differences, traffic = {}, {}
     mesh = device_mesh(jax.devices()[:4])
-    for score, moved in ((rotat_e(), "embeddings"), (rotat_e(), "scores"), (trans_h(), "scores")):
+    for name, (score, moved, kind) in CASES.items():
+        rng = np.random.default_rng(2)
+        steps = draw_steps(
+            ShuffledBlocks(blocks, rng),
+            shards,
+            steps=1,
+            per_block=PER_BLOCK,
+            negatives=kinds[kind],
+            corrupted="both",
+            rng=rng,
+        )
+        draws = jax.tree.map(lambda x: x[0], steps)
         start = initial_embeddings(score, shards, RELATIONS, WIDTH, mesh, seed=3)
         value = jax.value_and_grad(step_loss(Objective(score, loss, moved=moved), mesh))
         compiled = jax.jit(value).lower(start, draws, blocks.weights).compile()
@@ -68,7 +111,7 @@ def main() -> None:
         flat = np.asarray(start.entities)[shards.shard, shards.place]
         reference = unsharded.step_loss(
             score.name,
-            lambda p, n: unsharded.log_sigmoid(p, n, 2.0, 1.0),
+            lambda p, n, kept: unsharded.log_sigmoid(p, n, kept, 2.0, 1.0),
             unsharded.global_draws(draws, shards),
             blocks.weights,
             "both",
@@ -77,7 +120,6 @@ def main() -> None:
             flat, np.asarray(start.relations)
         )
         own = np.asarray(gradient.entities)[shards.shard, shards.place]
-        name = f"{score.name} {moved}"
         differences[name] = [
             abs(float(found - expected)),
             float(np.abs(own - wanted[0]).max()),

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -13,18 +14,20 @@ import pytest
 from qmgen.errors import InputError
 from qmgen.knowledge.bess import Objective, device_mesh, initial_embeddings, step_loss, train
 from qmgen.knowledge.bess_cost import step_cost
+from qmgen.knowledge.draws import ShuffledBlocks, draw_steps
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
-from qmgen.knowledge.scoring import rotat_e, score_function, trans_h
-from qmgen.knowledge.sharding import block_triples, draw_steps, shard_entities
+from qmgen.knowledge.scoring import rotat_e, score_function
+from qmgen.knowledge.sharding import block_triples, shard_entities
 from tests.knowledge import unsharded
 from tests.knowledge.forced_devices import (
+    CASES,
     ENTITIES,
-    NEGATIVES,
     PER_BLOCK,
     RELATIONS,
     SHARDS,
     WIDTH,
     graph,
+    negatives_of_each_kind,
 )
 
 # Forward and backward pass of sums of hundreds of terms in single precision.
@@ -47,31 +50,26 @@ def found():
 
 
 @pytest.mark.slow
-def test_same_loss_on_any_number_of_devices(found):
-    one = np.array(found["curves"]["1"])
+@pytest.mark.parametrize("kind", ["shared", "own", "typed", "given"])
+def test_same_loss_on_any_number_of_devices(found, kind):
+    curves = found["curves"][kind]
+    one = np.array(curves["1"])
     assert one[-1] < one[0]
     for devices in ("2", "4", "8"):
         # Sums in another order, and Adam's division by small moments.
-        np.testing.assert_allclose(found["curves"][devices], one, rtol=1e-4)
+        np.testing.assert_allclose(curves[devices], one, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_gradients_of_four_devices(found):
-    assert len(found["differences"]) == 3
-    for differences in found["differences"].values():
-        assert max(differences) < TOLERANCE
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_of_four_devices(found, name):
+    assert max(found["differences"][name]) < TOLERANCE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "score", "moved"),
-    [
-        ("RotatE embeddings", rotat_e(), "embeddings"),
-        ("RotatE scores", rotat_e(), "scores"),
-        ("TransH scores", trans_h(), "scores"),
-    ],
-)
-def test_traffic_of_the_compiled_program(found, name, score, moved):
+@pytest.mark.parametrize("name", CASES)
+def test_traffic_of_the_compiled_program(found, name):
+    score, moved, kind = CASES[name]
     objective = Objective(score, LogSigmoid(2.0), moved=moved)
     shards = shard_entities(ENTITIES, SHARDS, seed=1)
     cost = step_cost(
@@ -81,7 +79,7 @@ def test_traffic_of_the_compiled_program(found, name, score, moved):
         relations=RELATIONS,
         width=WIDTH,
         per_block=PER_BLOCK,
-        negatives=NEGATIVES,
+        negatives=negatives_of_each_kind(len(graph().triples))[kind],
     )
     traffic = found["traffic"][name]
     assert traffic["all-to-all"] == cost.all_to_all_bytes
@@ -97,23 +95,32 @@ def test_each_device_holds_its_share(found):
         assert sizes == [SHARDS // int(devices) * 6 * WIDTH * 4] * int(devices)
         cost = step_cost(
             Objective(rotat_e(), LogSigmoid(2.0)), shards, devices=int(devices),
-            relations=RELATIONS, width=WIDTH, per_block=PER_BLOCK, negatives=NEGATIVES,
+            relations=RELATIONS, width=WIDTH, per_block=PER_BLOCK, negatives=3,
         )  # fmt: skip
         assert cost.memory_bytes == 3 * (sizes[0] + RELATIONS * WIDTH // 2 * 4)
 
 
 # What the quick suite has time for.
-QUICK = [("RotatE", "log-sigmoid"), ("DistMult", "softmax")]
+QUICK = [
+    ("RotatE", "log-sigmoid", "shared"),
+    ("DistMult", "softmax", "shared"),
+    ("ComplEx", "softmax", "own"),
+    ("RotatE", "log-sigmoid", "typed"),
+]
 SLOW = [
-    pytest.param(name, loss, marks=pytest.mark.slow)
-    for name in unsharded.SCORES
-    for loss in ("log-sigmoid", "softmax")
-    if (name, loss) not in QUICK
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (
+        *product(unsharded.SCORES, ("log-sigmoid", "softmax"), ("shared", "own")),
+        ("TransH", "softmax", "typed"),
+        ("TransE", "log-sigmoid", "given"),
+        ("ComplEx", "softmax", "given"),
+    )
+    if case not in QUICK
 ]
 
 
-@pytest.mark.parametrize(("name", "loss"), [*QUICK, *SLOW])
-def test_gradients(name, loss):
+@pytest.mark.parametrize(("name", "loss", "kind"), [*QUICK, *SLOW])
+def test_gradients(name, loss, kind):
     corrupted = {"TransE": "head", "DistMult": "tail"}.get(name, "both")
     own, other = {
         "log-sigmoid": (
@@ -126,11 +133,15 @@ def test_gradients(name, loss):
         ),
     }[loss]
     some, score, mesh = graph(), score_function(name), device_mesh(jax.devices()[:1])
-    shards = shard_entities(ENTITIES, 3, seed=1)
+    # Not all of five shards have one of the two entities of the first type.
+    shards = shard_entities(ENTITIES, 3 if kind == "shared" else 5, seed=1)
     blocks = block_triples(some.triples, shards)
+    negatives = negatives_of_each_kind(len(some.triples))[kind]
+    rng = np.random.default_rng(2)
     steps = draw_steps(
-        blocks, shards, steps=1, per_block=4, negatives=3, rng=np.random.default_rng(2)
-    )
+        ShuffledBlocks(blocks, rng), shards, steps=1, per_block=4, negatives=negatives,
+        corrupted=corrupted, rng=rng,
+    )  # fmt: skip
     draws = jax.tree.map(lambda x: x[0], steps)
     start = initial_embeddings(score, shards, RELATIONS, WIDTH, mesh, seed=3)
     value, gradient = jax.jit(
@@ -173,9 +184,12 @@ def test_draws_are_from_their_blocks_and_weights_make_a_mean():
     shards = shard_entities(ENTITIES, 4, seed=3)
     blocks = block_triples(triples, shards)
     rng = np.random.default_rng(5)
-    draws = draw_steps(blocks, shards, steps=4000, per_block=2, negatives=3, rng=rng)
+    draws = draw_steps(
+        ShuffledBlocks(blocks, rng), shards, steps=4000, per_block=2, negatives=3,
+        corrupted="both", rng=rng,
+    )  # fmt: skip
     one = jax.tree.map(lambda x: x.transpose(1, 2, 0, 3).reshape(4, 4, -1), draws)
-    heads, relations, tails, negatives = unsharded.global_draws(one, shards)
+    heads, relations, tails, negatives, _ = unsharded.global_draws(one, shards)
     assert negatives.min() >= 0
     share = np.bincount(negatives.ravel(), minlength=ENTITIES) / negatives.size
     # Each shard lends as often; within a shard entities are equally likely. 12,000 draws of each.
@@ -187,6 +201,23 @@ def test_draws_are_from_their_blocks_and_weights_make_a_mean():
     values = triples[:, 0] + 10.0 * triples[:, 1] - triples[:, 2]
     error = values.std() / np.sqrt(heads.size)
     assert abs(drawn.mean() - values.mean()) < 5 * error
+
+
+def test_no_triple_comes_again_before_all_of_its_block_have():
+    shards = shard_entities(ENTITIES, 4, seed=3)
+    blocks = block_triples(graph().triples, shards)
+    shuffled = ShuffledBlocks(blocks, np.random.default_rng(7))
+    # In several parts, each of which ends in the middle of a pass.
+    parts = [shuffled.take(number) for number in (1, 30, 7, 250)]
+    taken = np.concatenate(parts, axis=2)
+    orders = set()
+    for place in np.ndindex(4, 4):
+        start, count = blocks.start[place], blocks.count[place]
+        for first in range(0, 288 - count, count):
+            one = taken[place][first : first + count]
+            assert sorted(one) == list(range(start, start + count))
+            orders.add((place, tuple(one)))
+    assert len(orders) == sum(len(range(0, 288 - count, count)) for count in blocks.count.flat)
 
 
 def test_an_empty_block_has_no_weight():

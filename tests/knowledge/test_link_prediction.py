@@ -6,7 +6,7 @@ from scipy.stats import rankdata
 
 from qmgen.errors import InputError
 from qmgen.knowledge.bess import Objective, device_mesh, train
-from qmgen.knowledge.ensemble import combined
+from qmgen.knowledge.ensemble import best_models, combined
 from qmgen.knowledge.graph import KnowledgeGraph
 from qmgen.knowledge.link_losses import LogSigmoid, SampledSoftmax
 from qmgen.knowledge.link_prediction import link_ranks, ranks_among, scorer_of
@@ -26,6 +26,21 @@ def table_scorer(table):
     return scorer
 
 
+def sorted_ranks(table, triple, known):
+    """Filtered ranks of a triple's head and tail, by sorting; the mean of equal ones."""
+    h, r, t = triple
+    own, found = table[h, r, t], []
+    for end in ("head", "tail"):
+        others = [
+            table[e, r, t] if end == "head" else table[h, r, e]
+            for e in range(len(table))
+            if (((e, r, t) if end == "head" else (h, r, e)) not in known)
+        ]
+        ordered = sorted([*others, own], reverse=True)
+        found.append(np.mean([i + 1 for i, s in enumerate(ordered) if s == own]))
+    return found
+
+
 def test_ranks_are_those_of_sorting():
     some = graph()
     rng = np.random.default_rng(0)
@@ -34,17 +49,11 @@ def test_ranks_are_those_of_sorting():
     known = {tuple(triple) for triple in some.triples.tolist()}
     test = some.triples[::7]
     ranks = link_ranks(table_scorer(table), test, some.triples, ENTITIES, chunk=16)
-    for place, (h, r, t) in enumerate(test.tolist()):
-        for end, ranked in (("head", ranks.head), ("tail", ranks.tail)):
-            others = [
-                table[e, r, t] if end == "head" else table[h, r, e]
-                for e in range(ENTITIES)
-                if (((e, r, t) if end == "head" else (h, r, e)) not in known)
-            ]
-            own = table[h, r, t]
-            ordered = sorted([*others, own], reverse=True)
-            expected = np.mean([i + 1 for i, s in enumerate(ordered) if s == own])
-            assert ranked[place] == expected
+    heads, tails = zip(
+        *(sorted_ranks(table, triple, known) for triple in test.tolist()), strict=True
+    )
+    assert ranks.head.tolist() == list(heads)
+    assert ranks.tail.tolist() == list(tails)
     both = np.concatenate([ranks.head, ranks.tail])
     assert ranks.mrr == pytest.approx((1 / both).mean())
     assert ranks.hits(3) == pytest.approx((both <= 3).mean())
@@ -125,6 +134,53 @@ def test_ensemble_sums_inverse_roots_of_ranks():
         np.testing.assert_allclose(found[query], expected)
     with pytest.raises(InputError, match="at least one"):
         combined([])
+
+
+def inverse_roots(table, axis):
+    """Rank^-1/2 along an axis, by sorting."""
+    return (np.argsort(np.argsort(-table, axis=axis), axis=axis) + 1) ** -0.5
+
+
+# The fifth would make the others worse.
+@pytest.mark.parametrize(("take", "number"), [(1, 1), (3, 3), (5, 4)])
+def test_best_models_are_those_of_trying_all(take, number):
+    rng = np.random.default_rng(2)
+    known = np.unique(np.stack([rng.integers(0, n, 60) for n in (9, 2, 9)], axis=1), axis=0)
+    validation = known[::2]
+    as_set = {tuple(triple) for triple in known.tolist()}
+    # The truth and noise of its own in each, so that some together are better than one.
+    tables = {name: rng.normal(size=(9, 2, 9)) for name in "dacbe"}
+    for table in tables.values():
+        table[tuple(known.T)] += 1.0
+
+    def mrr(names):
+        by_end = [sum(inverse_roots(tables[name], axis) for name in names) for axis in (0, 2)]
+        ranks = [
+            [sorted_ranks(table, triple, as_set)[end] for end, table in enumerate(by_end)]
+            for triple in validation.tolist()
+        ]
+        return np.mean(1 / np.array(ranks))
+
+    expected = {}
+    for _ in range(take):
+        tried = {name: mrr([*expected, name]) for name in tables if name not in expected}
+        best = max(tried, key=tried.get)
+        if expected and tried[best] <= max(expected.values()):
+            break
+        expected[best] = tried[best]
+    scorers = {name: table_scorer(table) for name, table in tables.items()}
+    found = best_models(scorers, validation, known, 9, take)
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected)
+    assert len(found) == number
+
+
+def test_no_models_to_pick_from():
+    triples = np.array([[0, 0, 1]])
+    with pytest.raises(InputError, match="0 of 1 models"):
+        best_models({"a": table_scorer(np.zeros((3, 1, 3)))}, triples, triples, 3, 0)
+    with pytest.raises(InputError, match="2 of 0 models"):
+        best_models({}, triples, triples, 3, 2)
 
 
 def test_not_finite():
