@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 from rdkit import rdBase
 
+_IN_TURN = RLock()
 _TIME_STAMP = re.compile(r"^\[\d\d:\d\d:\d\d\] ")
 
 
@@ -14,14 +16,17 @@ _TIME_STAMP = re.compile(r"^\[\d\d:\d\d:\d\d\] ")
 def captured_errors() -> Iterator[Any]:
     """Keep RDKit silent and collect its error messages; the former log state comes back.
 
-    The order matters: a capture opened inside a block stays enabled, one outside it does not.
+    The order matters: a capture opened inside a block stays enabled, one outside it does not. RDKit
+    has one log for all threads and puts back what it found: of two that captured at the same time,
+    the one that ends last would have RDKit write to a log that is no more, and the process die. So
+    threads take turns.
 
     Yields
     ------
     rdkit.rdBase.CaptureErrorLog
         Give it to `log_lines` before the context ends.
     """
-    with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as capture:
+    with _IN_TURN, rdBase.BlockLogs(), rdBase.CaptureErrorLog() as capture:
         yield capture
 
 
