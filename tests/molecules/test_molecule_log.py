@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-# Threads of a server draw molecules at the same time. RDKit would end the process, so it is another.
+# As threads of a server that draw molecules. It is another process, since RDKit would end it.
 SCRIPT = """
 import sys
 from threading import Thread
