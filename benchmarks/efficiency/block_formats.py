@@ -7,8 +7,9 @@ rounding, rotations. Run as `make benchmark-efficiency`.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from eight_bit_formats import ratio_db, table
+from eight_bit_formats import ratio_db
 
+from benchmarks.reporting import table
 from qmgen.efficiency.element import E2M1
 from qmgen.efficiency.formats import FP4_E4M3, FP4_UE5M3, MXFP4, MXFP8, NVFP4
 from qmgen.efficiency.hadamard import random_signs, rotate, rotate_back

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from eight_bit_formats import table
 
+from benchmarks.reporting import table
 from qmgen.efficiency import formats, unit_scaling
 from qmgen.efficiency import unit_scaled_nonlinear as nonlinear
 from qmgen.efficiency.fp4_training import MXFP4_BEST, NVFP4_RECIPE

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from eight_bit_formats import table
 from jaxtyping import Array, Float
 
+from benchmarks.reporting import save_plot, table
 from qmgen.dft.config import DFTConfig
 from qmgen.dft.diis import DIISState, diis_extrapolate, diis_start
 from qmgen.dft.hamiltonian import Hamiltonian, Reference, build_reference, fock_and_energy_near
@@ -240,9 +240,7 @@ def draw(errors: dict[str, dict[str, Energies]], figure: Path) -> None:
         axis.tick_params(axis="x", rotation=90)
     axes[0].set_ylabel("error of the energy, Hartree")
     axes[0].legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

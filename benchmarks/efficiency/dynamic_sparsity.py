@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from small_training import (
     Digits,
     dense_network,
@@ -27,6 +26,7 @@ from small_training import (
     training,
 )
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.methods.dynamic_sparsity import (
     SparsityRule,
     apply_masks,
@@ -121,9 +121,7 @@ def draw(results: dict[str, Found], figure: Path) -> None:
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     left.legend(fontsize=7)
     right.set(xlabel="million operations a step", ylabel="test loss", xscale="log", yscale="log")
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from sklearn.datasets import load_digits
 
+from benchmarks.reporting import save_plot, table
 from qmgen.dataset import open_dataset
 from qmgen.efficiency.networks.efficientnet import (
     EFFICIENT,
@@ -326,9 +326,7 @@ def draw(results: dict[str, tuple[Task, dict[str, list[float]]]], figure: Path) 
             axis.plot([place] * len(found[name]), np.abs(found[name]), "k.")
         axis.set_title(f"{task.name}: {task.what.lstrip('-')} at all pixels")
         axis.tick_params(axis="x", labelsize=7)
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

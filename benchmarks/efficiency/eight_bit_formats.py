@@ -5,9 +5,7 @@ Prints tables and draws the signal-to-noise ratio over the scale of the data. Ru
 """
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import jax
@@ -17,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from teacher import train
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency import element as elements
 from qmgen.efficiency.casting import decode, encode
 from qmgen.efficiency.element import FloatElement
@@ -48,13 +47,6 @@ SPLITS = {
     "1.5.2": FP8_152,
     "INT8 absmax": INT8_ABSMAX,
 }
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> None:
-    """Print a table row by row, as they are computed."""
-    for row in chain((header, ["---"] * len(header)), rows):
-        print("| " + " | ".join(row) + " |", flush=True)
-    print()
 
 
 def casts() -> None:
@@ -110,9 +102,7 @@ def signal_to_noise(figure: Path) -> None:
     plt.xlabel("log2 of the scale of normal data")
     plt.ylabel("signal to noise, dB")
     plt.legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def training(steps: int) -> None:

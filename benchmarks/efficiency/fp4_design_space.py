@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from teacher import CLASSES, INPUTS, examples
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.fp4_overhead import PLAIN_CAST, LayerShape, overhead_per_number, switches
 from qmgen.efficiency.fp4_training import (
     MXFP4_BEST,
@@ -237,9 +237,7 @@ def draw(
     axis.set_xlabel(f"operations for each number cast, beside the plainest cast's {PLAIN_CAST}")
     axis.set_ylabel("test loss")
     axis.legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from teacher import apply, examples, train
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.element import E4M3FN, E4M3FNUZ, E5M2FNUZ
 from qmgen.efficiency.formats import FP8_143, INT8_ABSMAX, MXFP4, NVFP4, Format
 from qmgen.efficiency.fp8_linear import (
@@ -111,9 +111,7 @@ def scales_through_training(steps: int, figure: Path) -> None:
         rows.append([kind, *spread])
     axes[0].set_ylabel("scale bias b")
     axes[0].legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
     table(["bias b through training", *(f"layer {i + 1}" for i in range(4))], rows)
 
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from eight_bit_formats import table
 from smiles_of_store import strings_and_vocabulary, trainer
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.networks.bert import (
     BertLayer,
     MaskedLanguageModel,
@@ -92,9 +92,7 @@ def draw(curves: dict[str, tuple[int, np.ndarray]], figure: Path) -> None:
     plt.xlabel("GFLOP of training")
     plt.ylabel("loss of masked tokens")
     plt.legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

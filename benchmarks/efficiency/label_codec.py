@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
-from eight_bit_formats import table
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from benchmarks.reporting import table
 from qmgen.dataset import Chunking, open_dataset
 from qmgen.dataset.quantised_codec import UniformGridCodec
 from qmgen.dataset.rounding import rounded

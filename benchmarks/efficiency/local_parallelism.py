@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from small_training import Digits, digits, epochs, training
 
+from benchmarks.reporting import save_plot, table
 from qmgen.dataset import batch_loader, open_dataset
 from qmgen.efficiency.fp8_linear import apply_linear
 from qmgen.efficiency.methods import pipeline_schedule
@@ -328,9 +328,7 @@ def draw(panels: dict[str, dict[str, np.ndarray]], figure: Path) -> None:
             axis.plot(10 * np.arange(len(smooth)), smooth, label=name)
         axis.set(title=title, xlabel="step", ylabel="mean of training losses", yscale="log")
         axis.legend(fontsize=7)
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

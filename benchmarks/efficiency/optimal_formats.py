@@ -10,8 +10,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from eight_bit_formats import table
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.codebooks import (
     LAPLACE,
     NORMAL,
@@ -116,9 +116,7 @@ def error_against_bits(samples: dict[str, np.ndarray], figure: Path) -> None:
         axis.set(title=name, xlabel="bits a number", yscale="log")
     axes[0].set_ylabel("relative RMS error times 2^bits")
     axes[0].legend(fontsize=7)
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def coder(samples: dict[str, np.ndarray]) -> None:

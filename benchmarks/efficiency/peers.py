@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import qwix
 from cost import milliseconds
-from eight_bit_formats import table
 
+from benchmarks.reporting import table
 from qmgen.efficiency.element import E2M1, E4M3FN, E5M2, E8M0, INT4, INT8, NF4
 from qmgen.efficiency.formats import Format, ScaleFormat
 from qmgen.efficiency.granularity import blocks_along, per_channel

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from eight_bit_formats import table
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.networks.norms import batch_norm, group_norm, instance_norm, layer_norm
 from qmgen.efficiency.networks.power_split import PowerSplit, random_network
 
@@ -92,9 +92,7 @@ def draw(results: dict[str, tuple[PowerSplit, float]], figure: Path) -> None:
     for axis in axes:
         axis.set_xlabel("layer")
     axes[0].legend(fontsize=7)
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

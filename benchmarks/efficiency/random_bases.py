@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from small_training import dense_network, digit_accuracy, digit_loss, digits, epochs, training
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.methods.random_bases import layer_compartments, random_bases
 
 BATCH, RATES = 32, (1.0, 4.0, 16.0)
@@ -89,9 +89,7 @@ def main() -> None:
     plt.ylabel("training loss")
     plt.yscale("log")
     plt.legend(fontsize=7)
-    plt.tight_layout()
-    plt.savefig(arguments.figure, dpi=120)
-    plt.close()
+    save_plot(arguments.figure)
     assert apart < 1e-5
     if 50 in arguments.directions:
         assert accuracy["fresh bases, d=50"] - accuracy["fixed basis, d=50"] >= 0.15

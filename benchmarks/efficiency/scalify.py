@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from cost import milliseconds
-from eight_bit_formats import table
 from teacher import CLASSES, INPUTS, examples
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.scalify import ScaledArray, as_scaled, scalify, unscale
 from qmgen.efficiency.scalify.fp8 import fp8_matmul
 from qmgen.efficiency.scalify.markers import (
@@ -164,9 +164,7 @@ def training(steps: int, figure: Path) -> Any:
     plt.ylabel("loss, mean of 10 batches")
     plt.ylim(0, 6)
     plt.legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
     return learnt
 
 

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from schnet_with_scales import in_scaled_half, scalified_grad, unit_scaled, unit_scaled_factors
 
+from benchmarks.reporting import save_plot, table
 from qmgen.dataset import Dataset, batch_loader, open_dataset
 from qmgen.efficiency.element import BFLOAT16, FLOAT16
 from qmgen.efficiency.formats import FP8_E4M3, FP8_E5M2, Format
@@ -241,9 +241,7 @@ def draw(names: list[str], errors: list[float], lost: list[list[list[float]]], u
         right.barh(places + 0.27 * (offset - 1), values, height=0.27, label=kind)
     right.set_xlabel("numbers lost to under- and overflow, %")
     right.legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def percent(values: list[float]) -> str:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from eight_bit_formats import table
 
+from benchmarks.reporting import table
 from qmgen.dataset import open_dataset
 from qmgen.efficiency.bit_allocation import (
     Sensitivity,

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from jax.flatten_util import ravel_pytree
 from small_training import (
     Digits,
@@ -30,6 +29,7 @@ from small_training import (
     training,
 )
 
+from benchmarks.reporting import save_plot, table
 from qmgen.dataset import batch_loader, open_dataset
 from qmgen.efficiency.methods.ghost_batch_norm import GhostBatchNorm
 from qmgen.efficiency.methods.small_batch import (
@@ -251,9 +251,7 @@ def draw(digits: Sweep, schnet: dict[str, dict[int, list[float]]], figure: Path)
         axis.set_yscale("log")
     for axis in axes[0]:
         axis.legend(fontsize=7)
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

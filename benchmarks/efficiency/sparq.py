@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from cost import milliseconds
-from eight_bit_formats import table
 from smiles_of_store import strings_and_vocabulary, trainer
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.networks.decoder import Decoder, generated
 from qmgen.efficiency.networks.kv_cache import KVCache, append, empty_cache
 from qmgen.efficiency.networks.smiles_tokens import END, Vocabulary
@@ -241,9 +241,7 @@ def main() -> None:
     plt.xlabel("kB moved a step and head, float32")
     plt.ylabel("loss of the next token")
     plt.legend()
-    plt.tight_layout()
-    plt.savefig(arguments.figure, dpi=120)
-    plt.close()
+    save_plot(arguments.figure)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from small_training import (
     VOCABULARY,
     final,
@@ -29,6 +28,7 @@ from small_training import (
 )
 from teacher import CLASSES, INPUTS
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency.umup import adam, roles
 from qmgen.efficiency.unit_scaled_layers import MLP
 from qmgen.efficiency.unit_scaled_transformer import Decoder
@@ -162,9 +162,7 @@ def draw(by_width: Sweep, by_depth: Sweep, figure: Path) -> None:
         axis.set_xlabel("log2 learning rate")
         axis.legend(fontsize=7)
     axes[0].set_ylabel("loss")
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

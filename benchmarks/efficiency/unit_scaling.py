@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from eight_bit_formats import table
 from small_training import (
     VOCABULARY,
     final,
@@ -26,6 +25,7 @@ from small_training import (
     standard_loss,
 )
 
+from benchmarks.reporting import save_plot, table
 from qmgen.efficiency import unit_scaled_nonlinear as nonlinear
 from qmgen.efficiency import unit_scaling as unit
 from qmgen.efficiency.element import FLOAT16
@@ -213,9 +213,7 @@ def training(steps: int, figure: Path) -> None:
     right.set_xlabel("step")
     right.set_ylabel("loss")
     right.legend(fontsize=7)
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

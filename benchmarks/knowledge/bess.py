@@ -9,8 +9,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 import jax
@@ -18,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+from benchmarks.reporting import save_plot, table
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.bess_cost import step_cost
 from qmgen.knowledge.graph import UNTYPED, KnowledgeGraph
@@ -32,13 +31,6 @@ MODELS = ("TransE", "TransH", "RotatE", "DistMult", "ComplEx")
 DISTANCES = ("TransE", "TransH", "RotatE")
 COMPLEX = ("RotatE", "ComplEx")
 DIMENSION, MARGIN, RATE = 32, 6.0, 0.01
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> None:
-    """Print a table row by row, as they are computed."""
-    for row in chain((header, ["---"] * len(header)), rows):
-        print("| " + " | ".join(row) + " |", flush=True)
-    print()
 
 
 def ring(entities: int, relations: int) -> KnowledgeGraph:
@@ -117,9 +109,7 @@ def on_ring(split: TripleSplit, steps: int, seeds: int, figure: Path) -> None:
     plt.ylabel("loss")
     plt.title("A ring of 200 entities, 8 relations")
     plt.legend()
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def forced_devices() -> None:

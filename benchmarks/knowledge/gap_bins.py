@@ -22,6 +22,7 @@ import optax
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.reporting import save_plot
 from qmgen.dataset import SPLITS, Dataset, open_dataset
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.ensemble import combined
@@ -277,9 +278,7 @@ def draw(found: dict[str, dict[str, float]], chance: dict[str, float], figure: P
     plt.yticks(places, names)
     plt.xlabel("share of right bins of the gap (dotted: majority class)")
     plt.legend(title="split")
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:

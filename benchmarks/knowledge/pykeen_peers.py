@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 import torch
-from bess import DIMENSION, DISTANCES, MARGIN, MODELS, RATE, objective, table, width
+from bess import DIMENSION, DISTANCES, MARGIN, MODELS, RATE, objective, width
 from pykeen.datasets import get_dataset
 from pykeen.evaluation import RankBasedEvaluator
 from pykeen.losses import InfoNCELoss, Loss, NSSALoss
@@ -22,6 +22,7 @@ from pykeen.models import model_resolver
 from pykeen.sampling import BasicNegativeSampler
 from pykeen.training import SLCWATrainingLoop
 
+from benchmarks.reporting import table
 from qmgen.knowledge.bess import Trained, device_mesh, initial_embeddings, training_loop
 from qmgen.knowledge.draws import ShuffledBlocks, draw_steps
 from qmgen.knowledge.ensemble import best_models, combined

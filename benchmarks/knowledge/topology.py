@@ -13,9 +13,10 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from bess import objective, table, width
+from bess import objective, width
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from benchmarks.reporting import save_plot, table
 from qmgen.knowledge.bess import Objective, device_mesh, train
 from qmgen.knowledge.graph import UNTYPED, KnowledgeGraph, distinct_triples
 from qmgen.knowledge.link_losses import SampledSoftmax
@@ -194,9 +195,7 @@ def draw(
         axis.set_xlabel("in-degree of tail within relation")
         axis.legend(fontsize=7)
     axes[0][0].set_ylabel("tail MRR")
-    plt.tight_layout()
-    plt.savefig(figure, dpi=120)
-    plt.close()
+    save_plot(figure)
 
 
 def main() -> None:
